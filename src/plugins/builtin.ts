@@ -1,0 +1,83 @@
+import { z } from 'zod';
+import type { DataStore } from '../plugin-api/data-store.ts';
+import type { KeyManager } from '../plugin-api/key-manager.ts';
+import type {
+  AgentNodeAttestor,
+  ServerNodeAttestor,
+  ServerNodeAttestorContext,
+} from '../plugin-api/node-attestor.ts';
+import type { PluginContext, PluginDefinition } from '../plugin-api/plugin.ts';
+import type { WorkloadAttestor } from '../plugin-api/workload-attestor.ts';
+import { joinTokenAgentConfig } from './node-attestor/join-token-config.ts';
+import { unixConfig } from './workload-attestor/unix-config.ts';
+
+/** Lets each definition keep the type of its own settings and still stand in a table with others. */
+function plugin<Config, Instance, Context extends PluginContext = PluginContext>(
+  definition: PluginDefinition<Config, Instance, Context>,
+): PluginDefinition<unknown, Instance, Context> {
+  return {
+    name: definition.name,
+    configSchema: definition.configSchema,
+    // Only what the definition's own schema has returned may be handed to its `create`.
+    create: (config, context) => definition.create(config as Config, context),
+  };
+}
+
+const noSettings = z.strictObject({});
+
+/** Where the server keeps what must not be lost. */
+export const dataStores: readonly PluginDefinition<unknown, DataStore>[] = [
+  plugin({
+    name: 'sqlite',
+    configSchema: noSettings,
+    create: async (_config, context) => (await import('./data-store/sql-store.ts')).openSqliteStore(context),
+  }),
+];
+
+/** Where a role keeps its private keys. */
+export const keyManagers: readonly PluginDefinition<unknown, KeyManager>[] = [
+  plugin({
+    name: 'disk',
+    configSchema: noSettings,
+    create: async (_config, context) => (await import('./key-manager/disk.ts')).DiskKeyManager.open(context),
+  }),
+  plugin({
+    name: 'memory',
+    configSchema: noSettings,
+    create: async () => new (await import('./key-manager/memory.ts')).MemoryKeyManager(),
+  }),
+];
+
+/** How an agent proves which node it runs on. */
+export const agentNodeAttestors: readonly PluginDefinition<unknown, AgentNodeAttestor>[] = [
+  plugin({
+    name: 'join_token',
+    configSchema: joinTokenAgentConfig,
+    create: async (config) =>
+      new (await import('./node-attestor/join-token.ts')).JoinTokenAgentAttestor(config),
+  }),
+];
+
+/** How the server checks such a proof; each has its agent half above under the same name. */
+export const serverNodeAttestors: readonly PluginDefinition<
+  unknown,
+  ServerNodeAttestor,
+  ServerNodeAttestorContext
+>[] = [
+  plugin({
+    name: 'join_token',
+    configSchema: noSettings,
+    create: async (_config, context: ServerNodeAttestorContext) =>
+      new (await import('./node-attestor/join-token.ts')).JoinTokenServerAttestor(context),
+  }),
+];
+
+/** What an agent can find out about a process that calls it. */
+export const workloadAttestors: readonly PluginDefinition<unknown, WorkloadAttestor>[] = [
+  plugin({
+    name: 'unix',
+    configSchema: unixConfig,
+    create: async (config, context) =>
+      new (await import('./workload-attestor/unix.ts')).UnixWorkloadAttestor(context, config),
+  }),
+];

@@ -1,0 +1,4 @@
+import { describeKeyManager } from './conformance.ts';
+import { MemoryKeyManager } from './memory.ts';
+
+describeKeyManager('memory', async () => new MemoryKeyManager());
