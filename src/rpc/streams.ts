@@ -1,0 +1,71 @@
+import { AppError } from '../runtime/error.ts';
+
+/** The writing side of a grpc-js call. */
+interface Writable {
+  write(message: unknown): boolean;
+  once(event: 'drain', listener: () => void): unknown;
+  off(event: 'drain', listener: () => void): unknown;
+}
+
+/** The reading side of a grpc-js call. */
+interface Readable<T> {
+  iterator(options: { readonly destroyOnReturn: boolean }): AsyncIterable<T>;
+}
+
+/**
+ * Writes all messages, no faster than the other side reads them. Returns when there are none left or `signal`
+ * aborts; an iterator that still waits for something is told to end, and not waited for.
+ */
+export async function pump(
+  call: Writable,
+  messages: AsyncIterable<unknown>,
+  signal: AbortSignal,
+): Promise<void> {
+  const iterator = messages[Symbol.asyncIterator]();
+  try {
+    while (!signal.aborted) {
+      const next = await settledOrAborted(iterator.next(), signal);
+      if (next === undefined || next.done === true) return;
+      if (!call.write(next.value)) await drained(call, signal);
+    }
+  } finally {
+    void iterator.return?.().catch(() => undefined);
+  }
+}
+
+/** The caller's messages. Leaving the loop early keeps the stream open for answers; a lost caller ends in `cancelled`. */
+export async function* requestsOf<T>(
+  call: Readable<T>,
+  signal: AbortSignal,
+): AsyncGenerator<T, void, undefined> {
+  try {
+    yield* call.iterator({ destroyOnReturn: false });
+  } catch (cause) {
+    throw signal.reason instanceof AppError
+      ? signal.reason
+      : new AppError('cancelled', 'the stream broke', { cause });
+  }
+}
+
+/** The promise's result, or undefined as soon as `signal` aborts. */
+async function settledOrAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T | undefined> {
+  // Not Promise.race with one promise per call: each round would leave a reaction on it for as long as the call lives.
+  return new Promise((resolve, reject) => {
+    const onAbort = () => resolve(undefined);
+    signal.addEventListener('abort', onAbort, { once: true });
+    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
+  });
+}
+
+function drained(call: Writable, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      call.off('drain', done);
+      signal.removeEventListener('abort', done);
+      resolve();
+    };
+    call.once('drain', done);
+    if (signal.aborted) done();
+    else signal.addEventListener('abort', done, { once: true });
+  });
+}

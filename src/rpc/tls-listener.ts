@@ -1,0 +1,175 @@
+import { constants } from 'node:crypto';
+import { createServer, type Server, type Socket } from 'node:net';
+import { createServer as createTlsServer, type TLSSocket, type TlsOptions } from 'node:tls';
+import { AppError } from '../runtime/error.ts';
+import type { Logger } from '../runtime/log.ts';
+import type { Observable } from '../runtime/observable.ts';
+import type { SpiffeId } from '../spiffe/spiffe-id.ts';
+import type { Certificate } from '../x509/certificate.ts';
+import { peerChain } from './peer-chain.ts';
+import { type Acceptor, listenBacklog } from './unix-listener.ts';
+
+/** What the listener presents and which roots it accepts clients from; all PEM. */
+export interface TlsIdentity {
+  readonly certificateChainPem: string;
+  readonly privateKeyPem: string;
+  readonly clientCaPem: string;
+}
+
+/** Decides from the parsed chain, leaf first, who the client is; throws when it is nobody. */
+export type VerifyClient = (chain: readonly Certificate[]) => SpiffeId;
+
+/** A client as TLS has proved it; without `svid` it presented no certificate. */
+export interface TlsClient {
+  readonly address: string;
+  readonly svid: { readonly id: SpiffeId; readonly certificate: Certificate } | undefined;
+}
+
+const handshakeTimeoutMs = 10_000;
+
+/**
+ * Listens with TLS 1.3 and ALPN `h2`. A client certificate is optional; one that OpenSSL or `verifyClient` does not
+ * accept ends the connection. A new `identity` counts for new connections. Sessions are never resumed: a resumed
+ * session would skip the verification.
+ */
+export async function listenTls(
+  options: {
+    readonly host: string;
+    readonly port: number;
+    readonly identity: Observable<TlsIdentity | undefined>;
+    readonly verifyClient: VerifyClient;
+    /** Handshakes at the same time; more are cut off. */
+    readonly maxHandshakes: number;
+    readonly handshakeTimeoutMs?: number;
+    readonly log: Logger;
+  },
+  onConnection: (socket: TLSSocket, client: TlsClient) => void,
+): Promise<Acceptor> {
+  const { identity, verifyClient, log } = options;
+  const tls = createTlsServer({
+    ...contextOf(identity.value),
+    requestCert: true,
+    // Without a certificate a client may come in; one with a bad certificate is refused below.
+    rejectUnauthorized: false,
+    ALPNProtocols: ['h2'],
+    handshakeTimeout: options.handshakeTimeoutMs ?? handshakeTimeoutMs,
+  });
+  const open = { tcp: 0, tls: 0 };
+  tls.on('tlsClientError', (error, socket) => {
+    log.debug({ error, address: addressOf(socket) }, 'TLS handshake failed');
+    // Node leaves it open when the handshake was too slow.
+    socket.destroy();
+  });
+  tls.on('secureConnection', (socket) => {
+    open.tls += 1;
+    socket.once('close', () => {
+      open.tls -= 1;
+    });
+    // After the handshake nobody else listens for the errors of a connection that its client drops.
+    socket.on('error', () => undefined);
+    const address = addressOf(socket);
+    try {
+      onConnection(socket, { address, svid: clientOf(socket, verifyClient) });
+    } catch (error) {
+      log.info({ address, error }, 'TLS client refused');
+      socket.destroy();
+    }
+  });
+  const unsubscribe = identity.subscribe(() => {
+    try {
+      tls.setSecureContext(contextOf(identity.value));
+    } catch (error) {
+      log.error({ error }, 'the new TLS certificate cannot be used; the old one stays');
+    }
+  });
+  const server = createServer((socket) => {
+    socket.on('error', () => undefined);
+    if (open.tcp - open.tls >= options.maxHandshakes) {
+      socket.destroy();
+      return;
+    }
+    open.tcp += 1;
+    socket.once('close', () => {
+      open.tcp -= 1;
+    });
+    tls.emit('connection', socket);
+  });
+  await listening(server, options);
+  return {
+    address: boundAddress(server),
+    close() {
+      unsubscribe();
+      server.close();
+    },
+  };
+}
+
+/** Throws when the connection must not be served. */
+function clientOf(socket: TLSSocket, verifyClient: VerifyClient): TlsClient['svid'] {
+  if (socket.alpnProtocol !== 'h2') throw refused('the client does not speak HTTP/2 (ALPN h2)');
+  if (socket.isSessionReused()) throw refused('the client resumed a session');
+  const chain = peerChain(socket);
+  const [certificate] = chain;
+  if (certificate === undefined) return undefined;
+  if (!socket.authorized) {
+    throw refused(
+      `the client certificate does not verify: ${socket.authorizationError?.message ?? 'unknown reason'}`,
+    );
+  }
+  // OpenSSL has all roots in one pool; this check uses only those of the certificate's own trust domain.
+  return { id: verifyClient(chain), certificate };
+}
+
+function contextOf(identity: TlsIdentity | undefined): TlsOptions {
+  if (identity === undefined)
+    throw new AppError('failed-precondition', 'there is no TLS certificate to listen with yet');
+  // Without roots Node would fall back to those of the public web.
+  if (!identity.clientCaPem.includes('-----BEGIN CERTIFICATE-----')) {
+    throw new AppError('failed-precondition', 'there are no roots to verify TLS clients with');
+  }
+  return {
+    cert: identity.certificateChainPem,
+    key: identity.privateKeyPem,
+    ca: identity.clientCaPem,
+    // A root of a bundle need not be self-signed.
+    allowPartialTrustChain: true,
+    minVersion: 'TLSv1.3',
+    // With no session store either, tickets cannot be used again.
+    secureOptions: constants.SSL_OP_NO_TICKET,
+  };
+}
+
+async function listening(
+  server: Server,
+  options: { readonly host: string; readonly port: number },
+): Promise<void> {
+  const { host, port } = options;
+  await new Promise<void>((done, failed) => {
+    server.once('error', failed);
+    server.listen({ host, port, backlog: listenBacklog }, () => {
+      server.off('error', failed);
+      server.on('error', () => undefined);
+      done();
+    });
+  }).catch((cause: unknown) => {
+    throw new AppError('failed-precondition', `cannot listen on ${hostPort(host, port)}`, { cause });
+  });
+}
+
+function boundAddress(server: Server): string {
+  const bound = server.address();
+  return typeof bound === 'object' && bound !== null ? hostPort(bound.address, bound.port) : '';
+}
+
+function addressOf(socket: Socket): string {
+  const { remoteAddress, remotePort } = socket;
+  return remoteAddress === undefined ? 'unknown' : hostPort(remoteAddress, remotePort ?? 0);
+}
+
+function hostPort(host: string, port: number): string {
+  return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
+}
+
+function refused(message: string): AppError {
+  return new AppError('unauthenticated', message);
+}
