@@ -1,0 +1,103 @@
+import type { AgentRecord, AgentStore } from '../../plugin-api/data-store.ts';
+import type { Caller } from '../../rpc/caller.ts';
+import { AppError } from '../../runtime/error.ts';
+import type { Clock } from '../../runtime/time.ts';
+import type { SpiffeId, TrustDomain } from '../../spiffe/spiffe-id.ts';
+import type { Certificate } from '../../x509/certificate.ts';
+import type { BundleKeeper } from '../bundles/bundle-keeper.ts';
+import type { EntryIndex } from '../registration/entry-index.ts';
+
+/** Kinds of callers that a method may be open to. `local` = the admin socket. */
+export type CallerKind = 'any' | 'local' | 'admin' | 'agent';
+
+const administration: readonly CallerKind[] = ['local', 'admin'];
+
+/** Who may call which method: SPIRE's default policy. A method that is not here is refused to everybody. */
+export const accessTable = {
+  '/spire.api.server.agent.v1.Agent/AttestAgent': ['any'],
+  '/spire.api.server.agent.v1.Agent/RenewAgent': ['agent'],
+  '/spire.api.server.agent.v1.Agent/CreateJoinToken': administration,
+  '/spire.api.server.agent.v1.Agent/ListAgents': administration,
+  '/spire.api.server.bundle.v1.Bundle/GetBundle': ['any'],
+  '/spire.api.server.entry.v1.Entry/BatchCreateEntry': administration,
+  '/spire.api.server.entry.v1.Entry/BatchUpdateEntry': administration,
+  '/spire.api.server.entry.v1.Entry/BatchDeleteEntry': administration,
+  '/spire.api.server.entry.v1.Entry/GetEntry': administration,
+  '/spire.api.server.entry.v1.Entry/ListEntries': administration,
+  '/spire.api.server.entry.v1.Entry/GetAuthorizedEntries': ['agent'],
+  '/spire.api.server.entry.v1.Entry/SyncAuthorizedEntries': ['agent'],
+  '/spire.api.server.svid.v1.SVID/MintX509SVID': administration,
+  '/spire.api.server.svid.v1.SVID/BatchNewX509SVID': ['agent'],
+  '/signet.health.v1.Health/GetHealth': ['local'],
+} as const satisfies Record<string, readonly CallerKind[]>;
+
+interface Deps {
+  readonly trustDomain: TrustDomain;
+  readonly agents: AgentStore;
+  readonly index: EntryIndex;
+  readonly bundles: BundleKeeper;
+  readonly adminIds: readonly SpiffeId[];
+  readonly clock: Clock;
+}
+
+/** Decides from the table, the caller and what the registry knows of it whether a call may go on. */
+export class Access {
+  readonly #deps: Deps;
+
+  constructor(deps: Deps) {
+    this.#deps = deps;
+  }
+
+  /** Returns when the caller may call the method; throws `permission-denied` with the reason when not. */
+  async authorize(caller: Caller, method: string): Promise<void> {
+    const allowed: readonly CallerKind[] = Object.hasOwn(accessTable, method)
+      ? accessTable[method as keyof typeof accessTable]
+      : [];
+    if (allowed.includes('any')) return;
+    if (caller.kind === 'local' && allowed.includes('local')) return;
+    if (caller.kind === 'svid') {
+      if (allowed.includes('admin') && this.#isAdmin(caller)) return;
+      if (allowed.includes('agent')) {
+        await this.requireAgent(caller);
+        return;
+      }
+    }
+    throw new AppError('permission-denied', `authorization denied for method ${method}`);
+  }
+
+  /** The record of the calling agent; throws `permission-denied` with SPIRE's reason when it is not in good standing. */
+  async requireAgent(caller: Caller): Promise<AgentRecord> {
+    if (caller.kind !== 'svid') throw new AppError('permission-denied', 'caller is not an agent');
+    const nowMs = this.#deps.clock.now();
+    if (caller.certificate.notAfterMs <= nowMs) throw denied('agent SVID is expired', 'AGENT_EXPIRED');
+    const record = await this.#deps.agents.find(caller.id);
+    if (record === undefined) throw denied('agent is not attested', 'AGENT_NOT_ATTESTED');
+    if (record.banned) throw denied('agent is banned', 'AGENT_BANNED');
+    const current = await this.#current(record, caller.certificate);
+    this.#deps.bundles.noteAgent(caller.id, nowMs);
+    return current;
+  }
+
+  /** A renewed certificate becomes the agent's current one when it is first seen; the one before stops counting. */
+  async #current(record: AgentRecord, certificate: Certificate): Promise<AgentRecord> {
+    const serial = certificate.serialDecimal;
+    if (serial === record.serial) return record;
+    if (record.newSerial !== '' && serial === record.newSerial) {
+      return this.#deps.agents.promoteSerial(record.id, serial);
+    }
+    throw denied('agent SVID is not active', 'AGENT_NOT_ACTIVE');
+  }
+
+  #isAdmin({ id, certificate }: Caller & { kind: 'svid' }): boolean {
+    // The handshake has checked the time, but a connection may outlive its certificate.
+    if (certificate.notAfterMs <= this.#deps.clock.now()) return false;
+    if (this.#deps.adminIds.some((admin) => admin.equals(id))) return true;
+    return (
+      id.isMemberOf(this.#deps.trustDomain) && this.#deps.index.isAdmin(id, this.#deps.clock.now() / 1000)
+    );
+  }
+}
+
+function denied(message: string, reason: string): AppError {
+  return new AppError('permission-denied', message, { reason });
+}

@@ -1,0 +1,108 @@
+import type { AttestAgentRequest, AttestAgentResponse } from '../../gen/spire/api/server/agent/v1/agent.ts';
+import type { CallContext } from '../../rpc/handlers.ts';
+import { AppError } from '../../runtime/error.ts';
+import type { Clock } from '../../runtime/time.ts';
+import type { NodeAttestation } from '../attestation/node-attestation.ts';
+import { svidToWire } from './messages.ts';
+
+/** How long the agent may take for one answer to a challenge. */
+const answerTimeoutMs = 30_000;
+
+/**
+ * The conversation of AttestAgent: binds the attestor's questions to the stream, each `ask` one challenge out and one
+ * answer in.
+ */
+export async function* attestAgent(
+  deps: { readonly attestation: NodeAttestation; readonly clock: Clock },
+  requests: AsyncIterable<AttestAgentRequest>,
+  context: CallContext,
+): AsyncGenerator<AttestAgentResponse> {
+  const incoming = requests[Symbol.asyncIterator]();
+  const first = (await incoming.next()).value as AttestAgentRequest | undefined;
+  const params = first?.step?.$case === 'params' ? first.step.value : undefined;
+  if (params?.data === undefined)
+    throw new AppError('invalid-argument', 'malformed param: missing attestation data');
+  if (params.data.type === '')
+    throw new AppError('invalid-argument', 'malformed param: missing attestation data type');
+  if (params.params === undefined)
+    throw new AppError('invalid-argument', 'malformed param: missing X509-SVID parameters');
+
+  const conversation = new Conversation(incoming, deps.clock, context.signal);
+  const result = deps.attestation.attest(
+    { type: params.data.type, payload: params.data.payload, csr: params.params.csr },
+    { ask: conversation.ask, signal: context.signal },
+  );
+  yield* conversation.challenges(result);
+  const { svid, canReattest } = await result;
+  yield { step: { $case: 'result', value: { svid: svidToWire(svid), reattestable: canReattest } } };
+}
+
+/** Turns `ask` calls of an attestor into messages of the stream, one at a time. */
+class Conversation {
+  readonly #incoming: AsyncIterator<AttestAgentRequest>;
+  readonly #clock: Clock;
+  readonly #signal: AbortSignal;
+  #asked:
+    | { challenge: Uint8Array; answer: (bytes: Uint8Array) => void; refuse: (error: unknown) => void }
+    | undefined;
+  #wake: () => void = () => undefined;
+
+  constructor(incoming: AsyncIterator<AttestAgentRequest>, clock: Clock, signal: AbortSignal) {
+    this.#incoming = incoming;
+    this.#clock = clock;
+    this.#signal = signal;
+  }
+
+  readonly ask = (challenge: Uint8Array): Promise<Uint8Array> =>
+    new Promise((answer, refuse) => {
+      this.#asked = { challenge, answer, refuse };
+      this.#wake();
+    });
+
+  /** The challenges to send until `done` settles. Its failure is left to the caller. */
+  async *challenges(done: Promise<unknown>): AsyncGenerator<AttestAgentResponse> {
+    let isDone = false;
+    const finished = done.then(
+      () => undefined,
+      () => undefined,
+    );
+    void finished.then(() => {
+      isDone = true;
+      this.#wake();
+    });
+    while (!isDone) {
+      const asked = this.#asked;
+      if (asked === undefined) {
+        await new Promise<void>((resolve) => {
+          this.#wake = resolve;
+          if (isDone || this.#asked !== undefined) resolve();
+        });
+        continue;
+      }
+      this.#asked = undefined;
+      yield { step: { $case: 'challenge', value: Buffer.from(asked.challenge) } };
+      await this.#nextAnswer().then(asked.answer, asked.refuse);
+      // Let the attestor act on the answer before looking again.
+      await Promise.resolve();
+    }
+  }
+
+  async #nextAnswer(): Promise<Uint8Array> {
+    const timeout = new AbortController();
+    const late = this.#clock
+      .sleep(answerTimeoutMs, AbortSignal.any([timeout.signal, this.#signal]))
+      .then(() => {
+        throw new AppError('deadline-exceeded', 'no answer to the attestation challenge in time');
+      });
+    try {
+      const next = await Promise.race([this.#incoming.next(), late]);
+      const step = (next.value as AttestAgentRequest | undefined)?.step;
+      if (step?.$case !== 'challengeResponse')
+        throw new AppError('invalid-argument', 'expected a challenge response');
+      return step.value;
+    } finally {
+      late.catch(() => undefined);
+      timeout.abort();
+    }
+  }
+}

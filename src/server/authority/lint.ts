@@ -1,0 +1,91 @@
+import { AppError } from '../../runtime/error.ts';
+import { SpiffeId, type TrustDomain } from '../../spiffe/spiffe-id.ts';
+import { issuedLeafRules, signingCertificateRules } from '../../spiffe/x509-svid.ts';
+import type { Certificate } from '../../x509/certificate.ts';
+import { describeKey, keyTypeOfSpki } from '../../x509/signature.ts';
+import { backdateMs } from './template.ts';
+
+/** One thing a certificate must satisfy before it is signed; its name is the `reason` of the error. */
+interface Lint {
+  readonly name: string;
+  readonly citation: string;
+  /** What is wrong, or undefined. */
+  readonly check: (certificate: Certificate, trustDomain: TrustDomain) => string | undefined;
+}
+
+/** What this authority demands beyond the SPIFFE profile. */
+const authorityLints: readonly Lint[] = [
+  {
+    name: 'ID_IN_TRUST_DOMAIN',
+    citation: 'X509-SVID §3.2, X509-12',
+    check: (certificate, trustDomain) =>
+      certificate.uris.every((uri) => SpiffeId.parse(uri).isMemberOf(trustDomain))
+        ? undefined
+        : `its SPIFFE ID is not in "${trustDomain.name}"`,
+  },
+  {
+    name: 'ACCEPTED_KEY',
+    citation: 'CA/Browser Forum BR §6.1.5',
+    check: (certificate) =>
+      keyTypeOfSpki(certificate.spki) === undefined
+        ? `it has an ${describeKey(certificate.spki)} key`
+        : undefined,
+  },
+  {
+    name: 'SERIAL_NUMBER',
+    citation: 'RFC 5280 §4.1.2.2: positive, at most 20 octets',
+    check: ({ serialHex }) =>
+      serialHex.length >= 16 && serialHex.length <= 40
+        ? undefined
+        : 'its serial number is too short or too long',
+  },
+  {
+    name: 'VALIDITY',
+    citation: 'RFC 5280 §4.1.2.5',
+    check: (certificate) =>
+      certificate.notAfterMs > certificate.notBeforeMs + backdateMs
+        ? undefined
+        : 'it would be expired when issued',
+  },
+  {
+    name: 'KEY_IDENTIFIERS',
+    citation: 'RFC 5280 §4.2.1.1, §4.2.1.2',
+    check: ({ subjectKeyId, authorityKeyId, isCa }) => {
+      if (subjectKeyId === undefined) return 'it has no subject key identifier';
+      // A self-signed one may leave it out (RFC 5280 §4.2.1.1).
+      return authorityKeyId === undefined && !isCa ? 'it has no authority key identifier' : undefined;
+    },
+  },
+  {
+    name: 'KNOWN_CRITICAL_EXTENSIONS',
+    citation: 'RFC 5280 §4.2',
+    check: ({ unknownCriticalExtensions }) =>
+      unknownCriticalExtensions.length === 0
+        ? undefined
+        : `it has critical extensions ${unknownCriticalExtensions}`,
+  },
+];
+
+/**
+ * Refuses, before the real key touches it, a certificate that no conforming peer would accept; throws `internal`
+ * with the name of the rule as reason. `certificate` is what would be signed, read back from its own bytes.
+ */
+export function lintCertificate(
+  certificate: Certificate,
+  profile: 'leaf' | 'signing-certificate',
+  trustDomain: TrustDomain,
+): void {
+  const profileRules = profile === 'leaf' ? issuedLeafRules : signingCertificateRules;
+  for (const rule of [...profileRules, ...authorityLints]) {
+    const problem = rule.check(certificate, trustDomain);
+    if (problem !== undefined) {
+      throw new AppError(
+        'internal',
+        `refused to sign a ${profile}: ${problem} (${rule.name}, ${rule.citation})`,
+        {
+          reason: rule.name,
+        },
+      );
+    }
+  }
+}

@@ -1,0 +1,106 @@
+import type { SpiffeId, TrustDomain } from '../../spiffe/spiffe-id.ts';
+import type { Certificate } from '../../x509/certificate.ts';
+import {
+  authorityKeyIdentifier,
+  basicConstraints,
+  extendedKeyUsage,
+  keyUsage,
+  subjectAltName,
+  subjectKeyIdentifier,
+} from '../../x509/extensions.ts';
+import { type CertificateTemplate, newSerial } from '../../x509/issue.ts';
+import { encodeName } from '../../x509/names.ts';
+
+/** Certificates start this much in the past, so that a peer whose clock is a little late accepts them. */
+export const backdateMs = 10_000;
+
+/** What a CA certificate says besides its key and times. */
+export interface AuthoritySubject {
+  readonly commonName: string;
+  readonly organization: readonly string[];
+  readonly country: readonly string[];
+}
+
+/** Template of a self-signed root of `trustDomain` (X509-SVID §4: CA, keyCertSign, the trust domain as its ID). */
+export function rootTemplate(root: {
+  readonly trustDomain: TrustDomain;
+  readonly subject: AuthoritySubject;
+  readonly spki: Uint8Array;
+  readonly nowMs: number;
+  readonly ttlMs: number;
+}): CertificateTemplate {
+  const serial = newSerial();
+  // The serial number attribute keeps the names of successive roots apart: path building by name stays exact.
+  const name = encodeName({
+    country: root.subject.country,
+    organization: root.subject.organization,
+    commonName: root.subject.commonName,
+    serialNumber: BigInt(`0x${serial.toString('hex')}`).toString(),
+  });
+  return {
+    serial,
+    issuer: name,
+    subject: name,
+    notBeforeMs: root.nowMs - backdateMs,
+    notAfterMs: root.nowMs + root.ttlMs,
+    spki: root.spki,
+    extensions: [
+      rootConstraints,
+      rootUsage,
+      subjectKeyIdentifier(root.spki),
+      subjectAltName({ uris: [root.trustDomain.id], dnsNames: [], critical: false }),
+    ],
+  };
+}
+
+/** What a leaf is to say. `ttlMs` counts from now; the certificate never outlives its issuer. */
+export interface LeafRequest {
+  readonly id: SpiffeId;
+  readonly spki: Uint8Array;
+  readonly dnsNames: readonly string[];
+  readonly ttlMs: number;
+}
+
+/** Template of an X.509-SVID (X509-SVID §4): one URI SAN, digitalSignature, both server and client authentication. */
+export function leafTemplate(leaf: LeafRequest, issuer: Certificate, nowMs: number): CertificateTemplate {
+  return {
+    serial: newSerial(),
+    issuer: issuer.subject,
+    subject: leafSubject(leaf.dnsNames[0]),
+    notBeforeMs: nowMs - backdateMs,
+    notAfterMs: Math.min(nowMs + leaf.ttlMs, issuer.notAfterMs),
+    spki: leaf.spki,
+    extensions: [
+      leafConstraints,
+      leafUsage,
+      leafExtendedUsage,
+      subjectKeyIdentifier(leaf.spki),
+      authorityKeyIdentifierOf(issuer),
+      subjectAltName({ uris: [leaf.id.toString()], dnsNames: leaf.dnsNames, critical: false }),
+    ],
+  };
+}
+
+const rootConstraints = basicConstraints({ ca: true, pathLength: 0 });
+const rootUsage = keyUsage(['keyCertSign', 'cRLSign']);
+const leafConstraints = basicConstraints({ ca: false });
+const leafUsage = keyUsage(['digitalSignature']);
+const leafExtendedUsage = extendedKeyUsage(['serverAuth', 'clientAuth']);
+const plainLeafSubject = encodeName({ organization: ['Signet'] });
+
+function leafSubject(firstDnsName: string | undefined): Uint8Array {
+  // RFC 5280 bounds a common name to 64 characters; a longer DNS name stands in the SAN only.
+  if (firstDnsName === undefined || firstDnsName.length > 64) return plainLeafSubject;
+  return encodeName({ organization: ['Signet'], commonName: firstDnsName });
+}
+
+const authorityKeyIds = new WeakMap<Certificate, Uint8Array>();
+
+function authorityKeyIdentifierOf(issuer: Certificate): Uint8Array {
+  let encoded = authorityKeyIds.get(issuer);
+  if (encoded === undefined) {
+    encoded = authorityKeyIdentifier(issuer);
+    authorityKeyIds.set(issuer, encoded);
+  }
+  return encoded;
+}

@@ -1,0 +1,125 @@
+import { z } from 'zod';
+import { duration } from '../runtime/config-file.ts';
+import { AppError, errorText } from '../runtime/error.ts';
+import { logSettings } from '../runtime/log-settings.ts';
+import { SpiffeId, TrustDomain } from '../spiffe/spiffe-id.ts';
+import { keyTypes } from '../x509/signature.ts';
+
+/** `{ name: settings }` with exactly one plugin; its settings are parsed by the plugin's own schema. */
+const onePlugin = z
+  .record(z.string(), z.unknown())
+  .refine((value) => Object.keys(value).length === 1, 'expected exactly one plugin');
+
+/** Upper bound of RFC 5280 §A.1. */
+const nameMaxLength = 64;
+const name = z.string().min(1).max(nameMaxLength);
+
+/** Certificates count whole seconds. */
+const shortestTtlMs = 1000;
+
+const authoritySettings = z
+  .strictObject({
+    subject: z
+      .strictObject({
+        commonName: name.optional().describe('Default: the trust domain.'),
+        organization: z.array(name).default(['Signet']).describe('Organizations in the subject.'),
+        country: z
+          .array(z.string().regex(/^[A-Za-z]{2}$/, 'expected two letters'))
+          .default([])
+          .describe('Two-letter country codes in the subject.'),
+      })
+      .prefault({})
+      .describe('Subject of the CA certificates. A serial number attribute makes each one unique.'),
+    caKeyType: z.enum(keyTypes).default('ec-p256').describe('Key type of the CA.'),
+    caTtl: duration
+      .prefault('24h')
+      .describe('Lifetime of a CA certificate. It is replaced long before its end.'),
+    x509SvidTtl: duration
+      .prefault('1h')
+      .describe('Lifetime of X.509-SVIDs whose entry names none. At most a sixth of `caTtl`.'),
+    agentTtl: duration
+      .prefault('1h')
+      .describe("Lifetime of an agent's own SVID. At most a sixth of `caTtl`."),
+  })
+  .prefault({});
+
+const limits = z
+  .strictObject({
+    connections: z.int().min(0).default(20_000).describe('Open TLS connections in all. 0 = no limit.'),
+    streamsPerConnection: z.int().min(1).default(256).describe('Calls at the same time on one connection.'),
+    messageBytes: z.int().min(1024).default(4_194_304).describe('Largest message that is read, in bytes.'),
+  })
+  .prefault({});
+
+/** The settings of `signet server run` (`server.yaml`). */
+export const serverConfigSchema = z.strictObject({
+  trustDomain: z
+    .string()
+    .describe('Name of the trust domain, such as `example.org`. Cannot be changed later.'),
+  dataDir: z.string().min(1).describe('Directory for the database and the keys; made with mode 0700.'),
+  listen: z
+    .string()
+    .default('0.0.0.0:8081')
+    .describe('HOST:PORT for agents and remote administrators: gRPC over TLS 1.3.'),
+  adminSocket: z
+    .string()
+    .default('/run/signet/server/admin.sock')
+    .describe('Unix socket for administrators: whoever can open it (mode 0600) is one.'),
+  authority: authoritySettings.describe('The certificate authority.'),
+  dataStore: onePlugin.prefault({ sqlite: {} }).describe('Where registrations are kept.'),
+  keyManager: onePlugin.prefault({ disk: {} }).describe('Where the CA keys are kept.'),
+  nodeAttestors: z
+    .record(z.string(), z.unknown())
+    .prefault({ join_token: {} })
+    .describe('How agents prove which node they run on.'),
+  adminIds: z
+    .array(z.string())
+    .default([])
+    .describe('SPIFFE IDs that may administer over `listen`, as entries with `admin` may.'),
+  limits: limits.describe('Bounds that protect the server.'),
+  log: logSettings.describe('Logging, to stderr.'),
+});
+
+/** A checked server configuration. Durations are milliseconds. */
+export type ServerConfig = z.output<typeof serverConfigSchema>;
+
+/** The rules that span several settings; throws `invalid-argument` with the arithmetic. */
+export function checkServerConfig(config: ServerConfig, where: string): void {
+  parseAt(`${where}: trustDomain`, () => TrustDomain.parse(config.trustDomain));
+  for (const [index, id] of config.adminIds.entries()) {
+    parseAt(`${where}: adminIds[${index}]`, () => SpiffeId.parse(id));
+  }
+  const { caTtl, x509SvidTtl, agentTtl } = config.authority;
+  for (const [name, ttlMs] of Object.entries({ x509SvidTtl, agentTtl })) {
+    if (ttlMs < shortestTtlMs) {
+      throw new AppError(
+        'invalid-argument',
+        `${where}: authority.${name}: ${ttlMs / 1000} s is too short; at least 1 s`,
+      );
+    }
+    if (ttlMs * 6 <= caTtl) continue;
+    // The successor takes over when a sixth of the CA's life is left: what is signed until then must end before it.
+    throw new AppError(
+      'invalid-argument',
+      `${where}: authority.${name}: ${ttlMs / 1000} s needs a caTtl of at least 6 × ${ttlMs / 1000} = ${(ttlMs * 6) / 1000} s; caTtl is ${caTtl / 1000} s`,
+    );
+  }
+}
+
+/** The subject of CA certificates: without a common name, as much of the trust domain as fits into one. */
+export function authoritySubjectOf(config: ServerConfig): {
+  readonly commonName: string;
+  readonly organization: readonly string[];
+  readonly country: readonly string[];
+} {
+  const { subject } = config.authority;
+  return { ...subject, commonName: subject.commonName ?? config.trustDomain.slice(0, nameMaxLength) };
+}
+
+function parseAt(where: string, parse: () => unknown): void {
+  try {
+    parse();
+  } catch (error) {
+    throw new AppError('invalid-argument', `${where}: ${errorText(error)}`);
+  }
+}

@@ -1,0 +1,216 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import type { EntryStore } from '../../plugin-api/data-store.ts';
+import { isAppError } from '../../runtime/error.ts';
+import type { NewEntry } from '../../spiffe/registration-entry.ts';
+import { parseSelector } from '../../spiffe/selector.ts';
+import { SpiffeId, TrustDomain } from '../../spiffe/spiffe-id.ts';
+import { testEntry } from '../../testing/registration-entry.ts';
+import { openTestStore } from '../../testing/test-store.ts';
+import { Entries } from './entries.ts';
+import { EntryIndex } from './entry-index.ts';
+
+const trustDomain = TrustDomain.parse('example.org');
+const id = (path: string) => SpiffeId.of(trustDomain, path);
+const agent = { id: id('/spire/agent/test'), selectors: [] };
+const now = 1_800_000_000;
+
+function newEntry(fields: Parameters<typeof testEntry>[0] = {}): NewEntry {
+  const { createdAt: _, revision: __, ...entry } = testEntry(fields);
+  return entry;
+}
+
+async function registry(store?: EntryStore) {
+  const kept = store ?? (await openTestStore()).entries;
+  const index = new EntryIndex(trustDomain);
+  const entries = new Entries({ trustDomain, store: kept, index });
+  await entries.load();
+  return { store: kept, index, entries };
+}
+
+async function expectAgreement({ store, index }: { store: EntryStore; index: EntryIndex }) {
+  const stored = await store.list({});
+  expect(stored.map((entry) => index.find(entry.id))).toEqual(stored);
+  expect(index.size).toBe(stored.length);
+}
+
+const anyId = fc.constantFrom('a', 'b', 'c');
+const anyWorkload = fc.constantFrom('spiffe://example.org/x', 'spiffe://example.org/y');
+/** The server is no workload: some of these changes are refused. */
+const anyFields = fc.record({
+  spiffeId: fc.oneof({ weight: 9, arbitrary: anyWorkload }, fc.constant('spiffe://example.org/spire/server')),
+  hint: fc.constantFrom('', 'one', 'two'),
+});
+const anyChange = fc.oneof(
+  fc.record({ kind: fc.constant('create' as const), id: anyId, fields: anyFields }),
+  fc.record({ kind: fc.constant('update' as const), id: anyId, fields: anyFields }),
+  fc.record({ kind: fc.constant('delete' as const), id: anyId }),
+  fc.constant({ kind: 'adopt' as const }),
+);
+
+describe('the registry', () => {
+  it('never lets store and index disagree, whatever changes come at the same time', async () => {
+    const { store } = await registry();
+    await fc.assert(
+      fc.asyncProperty(fc.array(anyChange, { minLength: 1, maxLength: 12 }), async (changes) => {
+        const { entries, index } = await registry(store);
+        const apply = (change: (typeof changes)[number]): Promise<unknown> => {
+          switch (change.kind) {
+            case 'create':
+              return entries.create(newEntry({ id: change.id, ...change.fields }));
+            case 'update':
+              return entries.update(change.id, () => newEntry({ id: change.id, ...change.fields }));
+            case 'delete':
+              return entries.delete(change.id);
+            case 'adopt':
+              return entries.adoptBelow(agent.id);
+          }
+        };
+        const outcomes = await Promise.allSettled(changes.map(apply));
+        const failures = outcomes.filter((outcome) => outcome.status === 'rejected');
+        expect(failures.filter(({ reason }) => !isAppError(reason))).toEqual([]);
+        await expectAgreement({ store, index });
+      }),
+      { numRuns: 60 },
+    );
+  });
+
+  it('takes over changes in the order of the store, even when an answer of the store is late', async () => {
+    const { store } = await registry();
+    const gate = Promise.withResolvers<void>();
+    let isFirst = true;
+    const slow: EntryStore = {
+      create: (entry) => store.create(entry),
+      delete: (entryId) => store.delete(entryId),
+      find: (entryId) => store.find(entryId),
+      list: (query) => store.list(query),
+      update: async (entryId, change) => {
+        const wasFirst = isFirst;
+        isFirst = false;
+        const updated = await store.update(entryId, change);
+        if (wasFirst) await gate.promise;
+        return updated;
+      },
+    };
+    const { entries, index } = await registry(slow);
+    await entries.create(newEntry());
+    const first = entries.update('entry-1', (current) => ({ ...current, hint: 'first' }));
+    const second = entries.delete('entry-1');
+    // SQLite answers within a turn: without order the deletion would be through by now.
+    await nextTurn();
+    gate.resolve();
+    await Promise.all([first, second]);
+    await expectAgreement({ store, index });
+    expect(index.size).toBe(0);
+  });
+
+  it('knows after a restart what was stored', async () => {
+    const before = await registry();
+    await before.entries.create(newEntry());
+    const after = await registry(before.store);
+    expect(after.entries.get('entry-1')).toEqual(before.entries.get('entry-1'));
+    expect(after.index.isAuthorized(agent, 'entry-1', now)).toBe(true);
+  });
+
+  describe('creates an entry', () => {
+    it('with an id of its own when none is given, and selectors in canonical order', async () => {
+      const { entries, index } = await registry();
+      const selectors = ['unix:uid:2', 'unix:gid:1', 'unix:uid:2'].map(parseSelector);
+      const { entry, created } = await entries.create({ ...newEntry({ id: '' }), selectors });
+      expect(created).toBe(true);
+      expect(entry).toMatchObject({
+        revision: 0,
+        selectors: ['unix:gid:1', 'unix:uid:2'].map(parseSelector),
+      });
+      expect(entry.id).toMatch(/^[0-9a-f-]{36}$/);
+      expect(index.find(entry.id)).toEqual(entry);
+    });
+
+    it('but returns the one that is equal, unchanged', async () => {
+      const { entries, ...both } = await registry();
+      const { entry } = await entries.create(newEntry({ hint: 'first' }));
+      expect(await entries.create(newEntry({ id: '', hint: 'second' }))).toEqual({ entry, created: false });
+      await expectAgreement(both);
+    });
+
+    it('but not when its id is taken', async () => {
+      const { entries, ...both } = await registry();
+      await entries.create(newEntry());
+      const other = newEntry({ spiffeId: 'spiffe://example.org/other' });
+      await expect(entries.create(other)).rejects.toMatchObject({ code: 'already-exists' });
+      await expectAgreement(both);
+    });
+
+    it('but not when a rule forbids it', async () => {
+      const { entries, store } = await registry();
+      await expect(entries.create(newEntry({ selectors: [] }))).rejects.toMatchObject({
+        code: 'invalid-argument',
+      });
+      expect(await store.list({})).toEqual([]);
+    });
+  });
+
+  describe('updates an entry', () => {
+    it('for the store and the agents alike, and counts its revision', async () => {
+      const { entries, index, store } = await registry();
+      await entries.create(newEntry());
+      const moved = await entries.update('entry-1', (current) => ({
+        ...current,
+        parentId: id('/elsewhere'),
+      }));
+      expect(moved).toMatchObject({ revision: 1, createdAt: entries.get('entry-1').createdAt });
+      expect(index.isAuthorized(agent, 'entry-1', now)).toBe(false);
+      await expectAgreement({ store, index });
+    });
+
+    it.each<{ name: string; change: Partial<NewEntry>; code: string }>([
+      { name: 'it would equal another', change: { spiffeId: id('/other') }, code: 'already-exists' },
+      { name: 'a rule forbids it', change: { spiffeId: id('/spire/server') }, code: 'invalid-argument' },
+      { name: 'it would get another id', change: { id: 'entry-3' }, code: 'invalid-argument' },
+    ])('but not when $name', async ({ change, code }) => {
+      const { entries, index, store } = await registry();
+      const { entry } = await entries.create(newEntry());
+      await entries.create(newEntry({ id: 'entry-2', spiffeId: 'spiffe://example.org/other' }));
+      const update = entries.update('entry-1', (current) => ({ ...current, ...change }));
+      await expect(update).rejects.toMatchObject({ code });
+      expect(entries.get('entry-1')).toEqual(entry);
+      await expectAgreement({ store, index });
+    });
+  });
+
+  it('deletes an entry for good', async () => {
+    const { entries, index, store } = await registry();
+    const { entry } = await entries.create(newEntry());
+    expect(await entries.delete('entry-1')).toEqual(entry);
+    expect(index.isAuthorized(agent, 'entry-1', now)).toBe(false);
+    expect(await store.list({})).toEqual([]);
+  });
+
+  it.each<{ name: string; change: (entries: Entries) => unknown }>([
+    { name: 'getting', change: (entries) => entries.get('nobody') },
+    { name: 'updating', change: (entries) => entries.update('nobody', (current) => current) },
+    { name: 'deleting', change: (entries) => entries.delete('nobody') },
+  ])('answers not found to $name an entry that is not there, and goes on', async ({ change }) => {
+    const { entries } = await registry();
+    await expect(async () => change(entries)).rejects.toMatchObject({ code: 'not-found' });
+    expect(await entries.create(newEntry())).toMatchObject({ created: true });
+  });
+
+  it('takes over what another transaction has stored below a parent', async () => {
+    const { entries, index, store } = await registry();
+    await store.create(newEntry());
+    await store.create(newEntry({ id: 'elsewhere', parentId: id('/elsewhere') }));
+    await entries.adoptBelow(agent.id);
+    expect(index.isAuthorized(agent, 'entry-1', now)).toBe(true);
+    expect(index.size).toBe(1);
+  });
+
+  it('lists by what is asked', async () => {
+    const { entries } = await registry();
+    await entries.create(newEntry());
+    await entries.create(newEntry({ id: 'entry-2', spiffeId: 'spiffe://example.org/other' }));
+    const listed = await entries.list({ spiffeId: id('/other') });
+    expect(listed.map((entry) => entry.id)).toEqual(['entry-2']);
+  });
+});
