@@ -1,0 +1,193 @@
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { type SdsRequest, type SdsSend, SdsSession, type SdsWorld } from './sds-session.ts';
+
+const names = ['a', 'b', 'c', 'd'];
+const limits = { maxNames: 16, maxNameBytes: 16 };
+
+/** Some versions are bad: the client refuses them each time. */
+function isBad(name: string, version: string): boolean {
+  return (name.charCodeAt(0) + Number(version)) % 3 === 0;
+}
+
+/**
+ * A client, a session and the two directions between them, with every rule of the stream asserted at each step.
+ * Messages wait in `toServer` and `toClient`, so that requests, responses and changes overlap in any way.
+ */
+class Simulation {
+  readonly world = new Map<string, string>();
+  readonly session: SdsSession;
+  readonly #toServer: SdsRequest[] = [];
+  readonly #toClient: SdsSend[] = [];
+  #wanted: readonly string[] = [];
+  #clientNonce: string;
+  #clientHasNamed = false;
+  readonly #held = new Map<string, string>();
+
+  // What the server may know: the list of the newest request it has read.
+  #read: readonly string[] | undefined;
+  #hasNamed = false;
+  #lastSentNonce = 0;
+  readonly #answered = new Set<string>();
+  readonly #sent = new Map<string, string>();
+  readonly #refusedAtServer = new Set<string>();
+  readonly #sentByNonce = new Map<string, SdsSend>();
+
+  /** `oldNonce` stands for what a client carries over from an earlier stream into its first request. */
+  constructor(oldNonce: string) {
+    this.#clientNonce = oldNonce;
+    const world: SdsWorld = {
+      lookup: (name) => {
+        const version = this.world.get(name);
+        return version === undefined ? undefined : { version };
+      },
+      allNames: () => [...this.world.keys()],
+    };
+    this.session = new SdsSession(world, limits);
+  }
+
+  isWildcard(): boolean {
+    return this.#read !== undefined && !this.#hasNamed;
+  }
+
+  change(name: string, version: string | undefined): void {
+    if (version === undefined) this.world.delete(name);
+    else this.world.set(name, version);
+    this.session.worldChanged();
+  }
+
+  subscribe(list: readonly string[]): void {
+    this.#wanted = list;
+    this.#clientHasNamed ||= list.length > 0;
+    if (this.#clientHasNamed) {
+      for (const name of this.#held.keys()) if (!list.includes(name)) this.#held.delete(name);
+    }
+    this.#toServer.push({ names: list, nonce: this.#clientNonce, error: undefined });
+    if (this.#sentByNonce.size === 0) this.#clientNonce = '';
+  }
+
+  sendStale(nonce: string): void {
+    if (this.#read !== undefined) this.#toServer.push({ names: ['x'], nonce, error: undefined });
+  }
+
+  /** The client reads one response, keeps or refuses it, and answers. */
+  readResponse(): boolean {
+    const response = this.#toClient.shift();
+    if (response === undefined) return false;
+    this.#clientNonce = response.nonce;
+    const bad = isBad(response.name, response.version);
+    if (!bad) this.#held.set(response.name, response.version);
+    this.#toServer.push({ names: this.#wanted, nonce: response.nonce, error: bad ? 'bad' : undefined });
+    return true;
+  }
+
+  /** The server reads one request. */
+  readRequest(): boolean {
+    const request = this.#toServer.shift();
+    if (request === undefined) return false;
+    const isFirst = this.#read === undefined;
+    const isStale = !isFirst && request.nonce !== '' && !this.#sentByNonce.has(request.nonce);
+    if (!isStale) this.#expectSubscription(request, isFirst);
+    const answer = this.session.receive(request);
+    const known = isFirst || isStale ? undefined : this.#sentByNonce.get(request.nonce);
+    if (known === undefined || this.#answered.has(request.nonce)) expect(answer).toBeUndefined();
+    else {
+      expect(answer).toMatchObject({ name: known.name, version: known.version });
+      expect(answer?.kind).toBe(request.error === undefined ? 'ack' : 'nack');
+      this.#answered.add(request.nonce);
+      if (request.error !== undefined) this.#refusedAtServer.add(`${known.name} ${known.version}`);
+    }
+    return true;
+  }
+
+  /** The transport takes one response. */
+  write(): boolean {
+    const peeked = this.session.peek();
+    const send = this.session.next();
+    expect(send === undefined ? undefined : { name: send.name, version: send.version }).toEqual(peeked);
+    if (send === undefined) return false;
+    expect(send.version, 'exists and is the newest').toBe(this.world.get(send.name));
+    expect(this.isWildcard() || this.#read?.includes(send.name), `${send.name} is asked for`).toBe(true);
+    expect(this.#refusedAtServer.has(`${send.name} ${send.version}`), 'refused before').toBe(false);
+    expect(this.#sent.get(send.name), 'sent before').not.toBe(send.version);
+    expect(Number(send.nonce)).toBe(this.#lastSentNonce + 1);
+    this.#lastSentNonce += 1;
+    this.#sent.set(send.name, send.version);
+    this.#sentByNonce.set(send.nonce, send);
+    this.#toClient.push(send);
+    return true;
+  }
+
+  /** Lets everything settle, then looks at what the client has. */
+  finish(): void {
+    let steps = 0;
+    for (let moved = true; moved; ) {
+      moved = [() => this.write(), () => this.readResponse(), () => this.readRequest()].some((step) =>
+        step(),
+      );
+      steps += 1;
+      expect(steps, 'settles').toBeLessThan(2_000);
+    }
+    if (this.#read === undefined) return;
+    for (const name of this.isWildcard() ? this.world.keys() : this.#wanted) {
+      const version = this.world.get(name);
+      if (version !== undefined && !isBad(name, version)) expect(this.#held.get(name), name).toBe(version);
+    }
+    const { subscribed, due, unanswered, refused } = this.session.sizes;
+    expect(subscribed).toBeLessThanOrEqual(names.length);
+    expect(refused).toBeLessThanOrEqual(limits.maxNames);
+    expect([due, unanswered]).toEqual([0, 0]);
+  }
+
+  #expectSubscription(request: SdsRequest, isFirst: boolean): void {
+    const before = this.#read;
+    const wasWildcard = this.isWildcard() || isFirst;
+    if (request.names.length > 0) this.#hasNamed = true;
+    this.#read = request.names;
+    if (wasWildcard && this.#hasNamed) this.#sent.clear();
+    // Names dropped are forgotten; a repeated nonce with the same names asks for all of them again.
+    if (this.#hasNamed) {
+      for (const name of this.#sent.keys()) if (!request.names.includes(name)) this.#sent.delete(name);
+    }
+    const isSame =
+      before?.length === request.names.length && request.names.every((name) => before.includes(name));
+    if (isSame && this.#answered.has(request.nonce) && request.error === undefined) this.#sent.clear();
+  }
+}
+
+const command = fc.oneof(
+  {
+    weight: 4,
+    arbitrary: fc
+      .tuple(fc.constantFrom(...names), fc.option(fc.integer({ min: 1, max: 6 }), { nil: undefined }))
+      .map(
+        ([name, version]) =>
+          (simulation: Simulation) =>
+            simulation.change(name, version?.toString()),
+      ),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.subarray(names).map((list) => (simulation: Simulation) => simulation.subscribe(list)),
+  },
+  {
+    weight: 1,
+    arbitrary: fc
+      .constantFrom('999999', 'old', '0')
+      .map((nonce) => (simulation: Simulation) => simulation.sendStale(nonce)),
+  },
+  { weight: 4, arbitrary: fc.constant((simulation: Simulation) => simulation.write()) },
+  { weight: 4, arbitrary: fc.constant((simulation: Simulation) => simulation.readResponse()) },
+  { weight: 4, arbitrary: fc.constant((simulation: Simulation) => simulation.readRequest()) },
+);
+
+test('any interleaving ends with the client on the newest version of all it asks for, and breaks no rule on the way', () => {
+  fc.assert(
+    fc.property(fc.constantFrom('', '17'), fc.array(command, { maxLength: 80 }), (oldNonce, commands) => {
+      const simulation = new Simulation(oldNonce);
+      for (const run of commands) run(simulation);
+      simulation.finish();
+    }),
+    { numRuns: 4_000 },
+  );
+});

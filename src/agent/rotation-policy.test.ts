@@ -1,0 +1,127 @@
+import fc from 'fast-check';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { testEntry } from '../testing/registration-entry.ts';
+import { TestTrustDomain } from '../testing/trust-domain.ts';
+import { drawRenewalMs, dueSvids, type SvidState } from './rotation-policy.ts';
+
+const windows = { first: [0.1, 0.6], later: [0.4, 0.6] } as const;
+const hourMs = 3_600_000;
+const issuedAtMs = Date.UTC(2026, 0, 1);
+const notAfterMs = issuedAtMs + hourMs;
+
+describe('the moment of renewal', () => {
+  test.each([
+    { name: 'a first SVID, at the earliest', isFirst: true, random: 0, share: 0.1 },
+    { name: 'a first SVID, at the latest', isFirst: true, random: 0.999_999_9, share: 0.6 },
+    { name: 'a later SVID, at the earliest', isFirst: false, random: 0, share: 0.4 },
+    { name: 'a later SVID, in the middle', isFirst: false, random: 0.5, share: 0.5 },
+  ])('of $name is at $share of its lifetime', ({ isFirst, random, share }) => {
+    const renewAtMs = drawRenewalMs({ issuedAtMs, notAfterMs, isFirst, windows, random: () => random });
+    expect((renewAtMs - issuedAtMs) / hourMs).toBeCloseTo(share, 5);
+  });
+
+  test('lies between issuance and expiry, whatever the times and the draw', () => {
+    fc.assert(
+      fc.property(
+        fc.integer({ min: 0, max: 1e13 }),
+        fc.integer({ min: 0, max: 1e10 }),
+        fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true }),
+        fc.boolean(),
+        (issued, lifetime, random, isFirst) => {
+          const options = { issuedAtMs: issued, notAfterMs: issued + lifetime, isFirst, windows };
+          const renewAtMs = drawRenewalMs({ ...options, random: () => random });
+          return renewAtMs >= issued && renewAtMs <= issued + lifetime;
+        },
+      ),
+    );
+  });
+
+  test('spreads a bulk of first SVIDs evenly', () => {
+    const draws = Array.from({ length: 2_000 }, () =>
+      drawRenewalMs({ issuedAtMs, notAfterMs, isFirst: true, windows }),
+    );
+    const tenths = Array.from({ length: 5 }, (_, i) => {
+      const from = issuedAtMs + (0.1 + i * 0.1) * hourMs;
+      return draws.filter((at) => at >= from && at < from + 0.1 * hourMs).length;
+    });
+    for (const count of tenths) expect(count).toBeGreaterThan(300);
+  });
+});
+
+describe('the SVIDs to sign', () => {
+  let authority: TestTrustDomain;
+  beforeAll(async () => {
+    authority = await TestTrustDomain.create();
+  });
+
+  async function state(
+    id: string,
+    options: {
+      expiresInMs?: number;
+      renewInMs?: number;
+      isWatched?: boolean;
+      entry?: Parameters<typeof testEntry>[0];
+    } = {},
+  ): Promise<SvidState> {
+    const entry = testEntry({ id, ...options.entry });
+    const { expiresInMs, renewInMs = hourMs, isWatched = false } = options;
+    if (expiresInMs === undefined) return { entry, held: undefined, isWatched };
+    const nowMs = issuedAtMs;
+    const held = await authority.sign(testEntry({ id }), {
+      issuedAtMs: nowMs - hourMs,
+      notAfterMs: nowMs + expiresInMs,
+      renewAtMs: nowMs + renewInMs,
+    });
+    return { entry, held, isWatched };
+  }
+
+  test.each([
+    { name: 'one that was never signed', options: {}, reason: 'missing' },
+    { name: 'one that has expired', options: { expiresInMs: 0 }, reason: 'missing' },
+    { name: 'one whose time has come', options: { expiresInMs: 1_000, renewInMs: 0 }, reason: 'renewal' },
+    { name: 'one whose time has not come', options: { expiresInMs: 1_000, renewInMs: 1 }, reason: undefined },
+    {
+      name: 'one whose entry has other DNS names now',
+      options: { expiresInMs: 1_000, entry: { dnsNames: ['a.example'] } },
+      reason: 'changed',
+    },
+    {
+      name: 'one whose entry has another lifetime now',
+      options: { expiresInMs: 1_000, entry: { x509SvidTtlSeconds: 60 } },
+      reason: 'changed',
+    },
+    {
+      name: 'one whose entry changed in what is no part of the certificate',
+      options: { expiresInMs: 1_000, entry: { hint: 'new', revision: 7, federatesWith: ['b.example'] } },
+      reason: undefined,
+    },
+    { name: 'one for an SVID store', options: { entry: { storeSvid: true } }, reason: undefined },
+    {
+      name: 'one not made in advance that nobody watches',
+      options: { entry: { disableX509SvidPrefetch: true } },
+      reason: undefined,
+    },
+    {
+      name: 'one not made in advance that somebody watches',
+      options: { entry: { disableX509SvidPrefetch: true }, isWatched: true },
+      reason: 'missing',
+    },
+  ])('$name: $reason', async ({ options, reason }) => {
+    expect(dueSvids([await state('a', options)], issuedAtMs)[0]?.reason).toBe(reason);
+  });
+
+  test('come in the order of need: waited for, then by expiry, then made in advance', async () => {
+    const states = await Promise.all([
+      state('in-advance'),
+      state('expires-late', { expiresInMs: 9_000, renewInMs: -1 }),
+      state('waited-for', { isWatched: true }),
+      state('expires-soon', { expiresInMs: 1_000, renewInMs: -1 }),
+    ]);
+    expect(dueSvids(states, issuedAtMs).map(({ entry }) => entry.id)).toEqual([
+      'waited-for',
+      'expires-soon',
+      'expires-late',
+      'in-advance',
+    ]);
+  });
+});

@@ -1,0 +1,85 @@
+import type { RegistrationEntry } from '../spiffe/registration-entry.ts';
+import type { HeldSvid } from './workload-view.ts';
+
+/** A part of a lifetime, as shares from 0 to 1 counted from issuance. */
+export type RenewalWindow = readonly [from: number, to: number];
+
+/** When SVIDs are renewed. The first window is wide because first SVIDs come in bulk and would all be due at once. */
+export interface RenewalWindows {
+  readonly first: RenewalWindow;
+  readonly later: RenewalWindow;
+}
+
+/**
+ * Draws the moment (Unix ms) from which an SVID is due for renewal, uniformly from its window. To be stored with the
+ * SVID and never drawn again: repeated draws would pile up at the window's early end.
+ */
+export function drawRenewalMs(options: {
+  readonly issuedAtMs: number;
+  readonly notAfterMs: number;
+  readonly isFirst: boolean;
+  readonly windows: RenewalWindows;
+  /** From 0 up to 1. */
+  readonly random?: () => number;
+}): number {
+  const { issuedAtMs, notAfterMs, isFirst, windows, random = Math.random } = options;
+  const [from, to] = isFirst ? windows.first : windows.later;
+  const lifetimeMs = Math.max(0, notAfterMs - issuedAtMs);
+  return issuedAtMs + lifetimeMs * (from + (to - from) * random());
+}
+
+/** `missing`: never signed, or expired; `changed`: the entry says something else now; `renewal`: its time has come. */
+export type DueReason = 'missing' | 'changed' | 'renewal';
+
+/** An SVID to be signed. */
+export interface DueSvid {
+  readonly entry: RegistrationEntry;
+  readonly reason: DueReason;
+}
+
+/** What is known of the SVID of one entry. */
+export interface SvidState {
+  readonly entry: RegistrationEntry;
+  readonly held: HeldSvid | undefined;
+  /** Whether a connected workload is entitled to it. */
+  readonly isWatched: boolean;
+}
+
+/**
+ * The SVIDs to sign now, most urgent first: those a workload waits for, then by expiry, the earliest first; last the
+ * ones that are only made in advance.
+ */
+export function dueSvids(states: Iterable<SvidState>, nowMs: number): readonly DueSvid[] {
+  const due: (DueSvid & { readonly urgency: number })[] = [];
+  for (const state of states) {
+    const reason = dueReason(state, nowMs);
+    if (reason === undefined) continue;
+    due.push({ entry: state.entry, reason, urgency: urgencyOf(state, reason) });
+  }
+  due.sort((a, b) => a.urgency - b.urgency);
+  return due.map(({ entry, reason }) => ({ entry, reason }));
+}
+
+function dueReason({ entry, held, isWatched }: SvidState, nowMs: number): DueReason | undefined {
+  if (entry.storeSvid) return undefined;
+  if (entry.disableX509SvidPrefetch && !isWatched) return undefined;
+  if (held === undefined || held.svid.notAfterMs <= nowMs) return 'missing';
+  if (saysSomethingElse(held.entry, entry)) return 'changed';
+  return held.renewAtMs <= nowMs ? 'renewal' : undefined;
+}
+
+function urgencyOf({ held, isWatched }: SvidState, reason: DueReason): number {
+  if (reason !== 'missing' && held !== undefined) return held.svid.notAfterMs;
+  return isWatched ? 0 : Number.MAX_SAFE_INTEGER;
+}
+
+/** Whether a certificate signed for `then` lacks something that `now` wants in it. */
+function saysSomethingElse(then: RegistrationEntry, now: RegistrationEntry): boolean {
+  if (then === now) return false;
+  return (
+    !then.spiffeId.equals(now.spiffeId) ||
+    then.x509SvidTtlSeconds !== now.x509SvidTtlSeconds ||
+    then.dnsNames.length !== now.dnsNames.length ||
+    then.dnsNames.some((name, index) => name !== now.dnsNames[index])
+  );
+}

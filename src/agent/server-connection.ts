@@ -1,0 +1,64 @@
+import { ServerClient } from '../clients/server-client.ts';
+import { type ClientChannel, tlsChannel } from '../rpc/grpc-client.ts';
+import { AppError } from '../runtime/error.ts';
+import type { Observable } from '../runtime/observable.ts';
+import type { Clock } from '../runtime/time.ts';
+import type { TrustDomain } from '../spiffe/spiffe-id.ts';
+import { verifyX509Svid } from '../spiffe/x509-svid.ts';
+import type { Certificate } from '../x509/certificate.ts';
+import type { AgentIdentityState } from './agent-identity.ts';
+import { requireServerId } from './bootstrap.ts';
+
+interface Deps {
+  readonly address: string;
+  readonly trustDomain: TrustDomain;
+  readonly identity: Observable<AgentIdentityState | undefined>;
+  readonly clock: Clock;
+}
+
+/** The agent's mTLS channel to its server; opened anew when the agent's certificate has changed. */
+export class ServerConnection {
+  readonly #deps: Deps;
+  #open:
+    | { readonly serial: string; readonly channel: ClientChannel; readonly client: ServerClient }
+    | undefined;
+
+  constructor(deps: Deps) {
+    this.#deps = deps;
+  }
+
+  /** A client that presents the current identity; throws `unavailable` while there is none. */
+  client(): ServerClient {
+    const state = this.#deps.identity.value;
+    if (state === undefined) throw new AppError('unavailable', 'the agent is not attested yet');
+    const serial = state.svid.chain[0]?.serialHex ?? '';
+    if (this.#open?.serial !== serial) {
+      this.close();
+      const channel = tlsChannel({
+        address: this.#deps.address,
+        tls: {
+          verifyServer: (chain) => this.#verify(chain),
+          certificateChainPem: state.svid.chain.map((c) => c.toPem()).join(''),
+          privateKeyPem: state.privateKeyPem,
+        },
+      });
+      this.#open = { serial, channel, client: new ServerClient(channel) };
+    }
+    return this.#open.client;
+  }
+
+  close(): void {
+    this.#open?.channel.close();
+    this.#open = undefined;
+  }
+
+  #verify(chain: readonly Certificate[]): void {
+    const bundle = this.#deps.identity.value?.bundle;
+    const svid = verifyX509Svid({
+      chain,
+      bundles: (domain) => (bundle?.trustDomain.equals(domain) ? bundle : undefined),
+      nowMs: this.#deps.clock.now(),
+    });
+    requireServerId(svid, this.#deps.trustDomain);
+  }
+}

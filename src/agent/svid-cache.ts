@@ -1,0 +1,234 @@
+import { Observable } from '../runtime/observable.ts';
+import type { Clock } from '../runtime/time.ts';
+import type { Bundle } from '../spiffe/bundle.ts';
+import type { RegistrationEntry } from '../spiffe/registration-entry.ts';
+import { canonicalSelectors, type Selector, selectorText } from '../spiffe/selector.ts';
+import type { TrustDomain } from '../spiffe/spiffe-id.ts';
+import { EntryMatcher } from './entry-matcher.ts';
+import { type DueSvid, dueSvids } from './rotation-policy.ts';
+import { emptyView, type HeldSvid, identitiesOf, isSameView, type WorkloadView } from './workload-view.ts';
+
+/** The view of all workloads that have the same selectors. */
+interface SharedView {
+  readonly selectors: ReadonlySet<string>;
+  readonly view: Observable<WorkloadView>;
+  entries: readonly RegistrationEntry[];
+  watchers: number;
+}
+
+/** A workload's hold on its view; `release` may be called more than once. */
+export interface Watch {
+  readonly view: Observable<WorkloadView>;
+  release(): void;
+}
+
+const noBundles: readonly Bundle[] = [];
+
+/**
+ * What the agent knows and holds, and who may see which part of it. The sync loop puts entries, SVIDs and bundles
+ * in; connections watch the view of their selectors. A view is set only when something in it has really changed, and
+ * expired SVIDs are in no view.
+ */
+export class SvidCache {
+  readonly #clock: Clock;
+  #entries: ReadonlyMap<string, RegistrationEntry> = new Map();
+  #matcher = new EntryMatcher([]);
+  #isSynced = false;
+  #bundle: Bundle | undefined;
+  #federated: ReadonlyMap<string, Bundle> = new Map();
+  /** Names of trust domains → one list for all views that have these, so that what is made of it is shared too. */
+  readonly #federatedLists = new Map<string, readonly Bundle[]>();
+  readonly #held = new Map<string, HeldSvid>();
+  readonly #views = new Map<string, SharedView>();
+  readonly #viewsOfEntry = new Map<string, Set<SharedView>>();
+  readonly #demand = new Observable(0);
+
+  constructor(deps: { readonly clock: Clock }) {
+    this.#clock = deps.clock;
+  }
+
+  /** Set each time a workload comes that is entitled to an SVID which is not there yet. */
+  get demand(): Observable<number> {
+    return this.#demand;
+  }
+
+  /** By id; as last set. */
+  get entries(): ReadonlyMap<string, RegistrationEntry> {
+    return this.#entries;
+  }
+
+  get bundle(): Bundle | undefined {
+    return this.#bundle;
+  }
+
+  /** The trust domains, other than `own`, that any entry federates with. */
+  federatedTrustDomains(): readonly TrustDomain[] {
+    const all = [...this.#entries.values()].flatMap((entry) => entry.federatesWith);
+    const foreign = all.filter((domain) => domain.name !== this.#bundle?.trustDomain.name);
+    return [...new Map(foreign.map((domain) => [domain.name, domain])).values()];
+  }
+
+  /** The SVIDs to sign now, most urgent first. */
+  due(): readonly DueSvid[] {
+    const states = [...this.#entries.values()].map((entry) => ({
+      entry,
+      held: this.#held.get(entry.id),
+      isWatched: this.#viewsOfEntry.has(entry.id),
+    }));
+    return dueSvids(states, this.#clock.now());
+  }
+
+  findSvid(entryId: string): HeldSvid | undefined {
+    return this.#held.get(entryId);
+  }
+
+  /** Makes these the only entries. SVIDs of entries that are gone, or now name another identity, are dropped. */
+  setEntries(entries: readonly RegistrationEntry[]): void {
+    const isFirst = !this.#isSynced;
+    this.#isSynced = true;
+    const next = new Map(entries.map((entry) => [entry.id, unchangedOr(this.#entries.get(entry.id), entry)]));
+    const isSame =
+      next.size === this.#entries.size && [...next].every(([id, e]) => this.#entries.get(id) === e);
+    if (isSame && !isFirst) return;
+    this.#entries = next;
+    for (const [id, held] of this.#held) {
+      if (!mayHold(next.get(id), held)) this.#held.delete(id);
+    }
+    this.#matcher = new EntryMatcher(next.values());
+    this.#viewsOfEntry.clear();
+    for (const shared of this.#views.values()) {
+      this.#match(shared);
+      this.#update(shared);
+    }
+    this.#forgetUnusedLists();
+  }
+
+  /** Takes newly signed SVIDs in. Those of entries that are gone, or now name another identity, are ignored. */
+  putSvids(svids: readonly HeldSvid[]): void {
+    const accepted = svids.filter((held) => mayHold(this.#entries.get(held.entry.id), held));
+    for (const held of accepted) this.#held.set(held.entry.id, held);
+    this.#updateViewsOf(accepted);
+  }
+
+  /** Takes SVIDs out that have expired by now, and returns them. To be called often: views do not watch the time. */
+  expire(nowMs: number): readonly HeldSvid[] {
+    const expired = [...this.#held.values()].filter((held) => held.svid.notAfterMs <= nowMs);
+    for (const held of expired) this.#held.delete(held.entry.id);
+    this.#updateViewsOf(expired);
+    return expired;
+  }
+
+  setBundle(bundle: Bundle): void {
+    if (this.#bundle?.equals(bundle)) return;
+    this.#bundle = bundle;
+    for (const shared of this.#views.values()) this.#update(shared);
+  }
+
+  /** Makes these the only federated bundles. */
+  setFederatedBundles(bundles: readonly Bundle[]): void {
+    const next = new Map<string, Bundle>();
+    for (const bundle of bundles) {
+      const known = this.#federated.get(bundle.trustDomain.name);
+      next.set(bundle.trustDomain.name, known?.equals(bundle) ? known : bundle);
+    }
+    const isSame =
+      next.size === this.#federated.size && [...next].every(([n, b]) => this.#federated.get(n) === b);
+    if (isSame) return;
+    this.#federated = next;
+    for (const shared of this.#views.values()) this.#update(shared);
+  }
+
+  /** The view of workloads with these selectors, shared among them and kept up to date until all have released it. */
+  watch(selectors: readonly Selector[]): Watch {
+    const texts = canonicalSelectors(selectors).map(selectorText);
+    // As JSON, because a selector may contain any character, such as a path with a line break.
+    const key = JSON.stringify(texts);
+    const shared = this.#views.get(key) ?? this.#newView(key, texts);
+    shared.watchers += 1;
+    if (shared.view.value.identities.some((identity) => identity.svid === undefined)) {
+      this.#demand.set(this.#demand.value + 1);
+    }
+    let isReleased = false;
+    return {
+      view: shared.view,
+      release: () => {
+        if (!isReleased) this.#release(key, shared);
+        isReleased = true;
+      },
+    };
+  }
+
+  #newView(key: string, texts: readonly string[]): SharedView {
+    const view = new Observable(emptyView);
+    const shared: SharedView = { selectors: new Set(texts), view, entries: [], watchers: 0 };
+    this.#views.set(key, shared);
+    this.#match(shared);
+    this.#update(shared);
+    return shared;
+  }
+
+  #release(key: string, shared: SharedView): void {
+    shared.watchers -= 1;
+    if (shared.watchers > 0) return;
+    this.#views.delete(key);
+    for (const { id } of shared.entries) {
+      const views = this.#viewsOfEntry.get(id);
+      views?.delete(shared);
+      if (views?.size === 0) this.#viewsOfEntry.delete(id);
+    }
+  }
+
+  #match(shared: SharedView): void {
+    shared.entries = this.#matcher.match(shared.selectors);
+    for (const { id } of shared.entries) {
+      const views = this.#viewsOfEntry.get(id);
+      if (views === undefined) this.#viewsOfEntry.set(id, new Set([shared]));
+      else views.add(shared);
+    }
+  }
+
+  #updateViewsOf(svids: readonly HeldSvid[]): void {
+    const affected = new Set(svids.flatMap((held) => [...(this.#viewsOfEntry.get(held.entry.id) ?? [])]));
+    for (const shared of affected) this.#update(shared);
+  }
+
+  #update(shared: SharedView): void {
+    const identities = identitiesOf(shared.entries, this.#held, this.#clock.now());
+    const isNobody = identities.length === 0;
+    const next: WorkloadView = {
+      isSynced: this.#isSynced,
+      identities,
+      bundle: isNobody ? undefined : this.#bundle,
+      federatedBundles: isNobody ? noBundles : this.#federatedList(shared.entries),
+    };
+    if (!isSameView(shared.view.value, next)) shared.view.set(next);
+  }
+
+  #federatedList(entries: readonly RegistrationEntry[]): readonly Bundle[] {
+    const names = new Set(entries.flatMap((entry) => entry.federatesWith.map((domain) => domain.name)));
+    if (this.#bundle !== undefined) names.delete(this.#bundle.trustDomain.name);
+    if (names.size === 0) return noBundles;
+    const sorted = [...names].sort();
+    const key = sorted.join(' ');
+    const known = this.#federatedLists.get(key);
+    const list = sorted.map((name) => this.#federated.get(name)).filter((bundle) => bundle !== undefined);
+    if (known?.length === list.length && known.every((bundle, index) => bundle === list[index])) return known;
+    this.#federatedLists.set(key, list);
+    return list;
+  }
+
+  #forgetUnusedLists(): void {
+    const used = new Set([...this.#views.values()].map((shared) => shared.view.value.federatedBundles));
+    for (const [key, list] of this.#federatedLists) if (!used.has(list)) this.#federatedLists.delete(key);
+  }
+}
+
+/** The server counts an entry's revision up with each change; an entry made anew under the id has another age. */
+function unchangedOr(known: RegistrationEntry | undefined, entry: RegistrationEntry): RegistrationEntry {
+  const isSame = known?.revision === entry.revision && known.createdAt === entry.createdAt;
+  return isSame ? known : entry;
+}
+
+function mayHold(entry: RegistrationEntry | undefined, held: HeldSvid): boolean {
+  return entry?.spiffeId.equals(held.svid.id) === true && !entry.storeSvid;
+}
