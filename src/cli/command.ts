@@ -1,0 +1,118 @@
+import { existsSync } from 'node:fs';
+import { Command, InvalidArgumentError, Option } from 'commander';
+import { ServerClient } from '../clients/server-client.ts';
+import { unixChannel } from '../rpc/grpc-client.ts';
+import { findDurationMs } from '../runtime/config-file.ts';
+import { AppError } from '../runtime/error.ts';
+import type { OutputFormat } from './output.ts';
+
+/** Default sockets, as in the default configurations. */
+export const defaultServerSocket = '/run/signet/server/admin.sock';
+export const defaultAgentAdminSocket = '/run/signet/agent-admin/admin.sock';
+export const defaultWorkloadSocket = '/run/signet/agent/api.sock';
+
+/** A command with our conventions: an example in its help, errors that exit with 2. */
+export function command(name: string, summary: string, example: string): Command {
+  return new Command(name)
+    .description(summary)
+    .addHelpText('after', `\nExample:\n  ${example.split('\n').join('\n  ')}`)
+    .allowExcessArguments(false)
+    .showHelpAfterError('(add --help for help)')
+    .exitOverride();
+}
+
+/** A noun with verbs below it; alone it prints its help. */
+export function noun(name: string, summary: string, verbs: readonly Command[]): Command {
+  const group = new Command(name).description(summary).exitOverride();
+  for (const verb of verbs) group.addCommand(verb);
+  group.action(() => group.help());
+  return group;
+}
+
+/** `--output`, `--quiet`, `--socket` as every administration command has them. */
+export function withServerOptions(target: Command): Command {
+  return withOutput(target).addOption(
+    new Option('--socket <path>', "the server's admin socket")
+      .env('SIGNET_SERVER_SOCKET')
+      .default(defaultServerSocket),
+  );
+}
+
+export function withOutput(target: Command): Command {
+  return target
+    .addOption(
+      new Option('-o, --output <format>', 'how to print').choices(['table', 'json', 'yaml']).default('table'),
+    )
+    .option('-q, --quiet', 'print the ID only');
+}
+
+export interface ServerOptions {
+  readonly socket: string;
+  readonly output: OutputFormat;
+  readonly quiet?: boolean;
+}
+
+/** Runs `work` with a client on the server's admin socket; says what to do when nobody is there. */
+export async function withServer<T>(
+  options: { readonly socket: string },
+  work: (client: ServerClient, signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  requireSocket(
+    options.socket,
+    'server',
+    '--socket PATH or SIGNET_SERVER_SOCKET',
+    'signet server run --config server.yaml',
+  );
+  const channel = unixChannel(options.socket);
+  try {
+    return await work(new ServerClient(channel), interruption());
+  } finally {
+    channel.close();
+  }
+}
+
+/** Throws `unavailable` with the next command when there is no socket at `path`. */
+export function requireSocket(path: string, role: string, how: string, start: string): void {
+  if (existsSync(path)) return;
+  throw new AppError(
+    'unavailable',
+    `no ${role} socket at "${path}"; name the right one with ${how}, or start the ${role}: ${start}`,
+  );
+}
+
+let interrupted: AbortSignal | undefined;
+
+/** Aborts at the first Ctrl-C or SIGTERM; a second one ends the process at once. */
+export function interruption(): AbortSignal {
+  if (interrupted !== undefined) return interrupted;
+  const controller = new AbortController();
+  const stop = () => {
+    if (controller.signal.aborted) process.exit(130);
+    controller.abort();
+  };
+  process.on('SIGINT', stop);
+  process.on('SIGTERM', stop);
+  interrupted = controller.signal;
+  return interrupted;
+}
+
+/** Parses a duration option into seconds. */
+export function seconds(text: string): number {
+  const ms = findDurationMs(text);
+  if (ms === undefined || ms < 1000) {
+    throw new InvalidArgumentError('expected a duration such as 90s, 15m, 24h or 7d');
+  }
+  return Math.floor(ms / 1000);
+}
+
+/** Parses an RFC 3339 time option into Unix seconds. */
+export function moment(text: string): number {
+  const ms = /^\d{4}-\d\d-\d\dT\d\d:\d\d/.test(text) ? Date.parse(text) : Number.NaN;
+  if (Number.isNaN(ms)) throw new InvalidArgumentError('expected a time such as 2027-01-31T12:00:00Z');
+  return Math.floor(ms / 1000);
+}
+
+/** Collects an option that may be given several times. */
+export function several(value: string, before: readonly string[] | undefined): readonly string[] {
+  return [...(before ?? []), value];
+}

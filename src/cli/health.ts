@@ -1,0 +1,76 @@
+import { existsSync } from 'node:fs';
+import { type Command, Option } from 'commander';
+import { HealthService, State } from '../gen/signet/health/v1/health.ts';
+import { callUnary, unixChannel } from '../rpc/grpc-client.ts';
+import { AppError } from '../runtime/error.ts';
+import {
+  command,
+  defaultAgentAdminSocket,
+  defaultServerSocket,
+  interruption,
+  requireSocket,
+  withOutput,
+} from './command.ts';
+import { type OutputFormat, print, printRows } from './output.ts';
+
+/** Thrown after the report was printed: it only sets the exit code. */
+export class NotHealthy extends Error {}
+
+const stateTexts = {
+  [State.STATE_UNSPECIFIED]: 'unknown',
+  [State.OK]: 'ok',
+  [State.DEGRADED]: 'degraded',
+  [State.NOT_READY]: 'not ready',
+  [State.UNRECOGNIZED]: 'unknown',
+} as const;
+
+/** `signet health`: how the server or agent on this host is; exits with 4 when it is not well. */
+export function healthCommand(): Command {
+  return withOutput(
+    command('health', 'show how the server or agent on this host is', 'signet health --role agent'),
+  )
+    .addOption(new Option('--role <role>', 'needed only when both run here').choices(['server', 'agent']))
+    .option('--socket <path>', "the role's admin socket")
+    .action(async (options: { role?: 'server' | 'agent'; socket?: string; output: OutputFormat }) => {
+      const socket = options.socket ?? findSocket(options.role);
+      requireSocket(socket, 'signet', '--socket PATH', 'signet server run or signet agent run');
+      const channel = unixChannel(socket);
+      try {
+        const report = await callUnary(
+          channel,
+          HealthService.getHealth,
+          {},
+          { signal: interruption(), timeoutMs: 10_000 },
+        );
+        const rows = report.checks.map((check) => ({
+          check: check.name,
+          state: stateTexts[check.state],
+          message: check.message,
+          nextStep: check.nextStep,
+        }));
+        if (options.output === 'table') {
+          print(`${report.role} ${report.version} of ${report.trustDomain}: ${stateTexts[report.state]}`);
+        }
+        printRows(rows, ['check', 'state', 'message', 'nextStep'], options.output);
+        if (report.state !== State.OK) throw new NotHealthy();
+      } finally {
+        channel.close();
+      }
+    });
+}
+
+function findSocket(role: 'server' | 'agent' | undefined): string {
+  const sockets = {
+    server: process.env['SIGNET_SERVER_SOCKET'] ?? defaultServerSocket,
+    agent: process.env['SIGNET_AGENT_ADMIN_SOCKET'] ?? defaultAgentAdminSocket,
+  };
+  if (role !== undefined) return sockets[role];
+  const found = Object.values(sockets).filter((path) => existsSync(path));
+  if (found.length > 1) {
+    throw new AppError(
+      'invalid-argument',
+      'a server and an agent run here: add --role server or --role agent',
+    );
+  }
+  return found[0] ?? sockets.agent;
+}

@@ -1,0 +1,56 @@
+import type { Command } from 'commander';
+import type { WorkloadX509Update } from '../clients/workload-client.ts';
+import { WorkloadClient } from '../clients/workload-client.ts';
+import { command, defaultWorkloadSocket, interruption, noun, withOutput } from './command.ts';
+import { type OutputFormat, print, printRecord, printRows, type Row } from './output.ts';
+
+interface WorkloadOptions {
+  readonly socket?: string;
+  readonly watch?: boolean;
+  readonly output: OutputFormat;
+  readonly quiet?: boolean;
+}
+
+/** `signet workload`: a client of the Workload API, for whoever runs it. */
+export function workloadCommand(): Command {
+  const x509 = withOutput(
+    command(
+      'x509',
+      'show the X.509-SVIDs that this process gets; private keys are never printed',
+      'signet workload x509 --watch',
+    ),
+  )
+    .option('--socket <path>', 'the workload socket; default: SPIFFE_ENDPOINT_SOCKET, then the default path')
+    .option('--watch', 'stay and print each update')
+    .action(async (options: WorkloadOptions) => {
+      const client = WorkloadClient.connect(endpoint(options));
+      const signal = interruption();
+      try {
+        if (options.watch !== true) return show(await client.fetchX509Svids({ signal }), options);
+        for await (const update of client.watchX509Svids(signal)) show(update, options);
+      } finally {
+        client.close();
+      }
+    });
+  return noun('workload', 'a Workload API client', [x509]);
+}
+
+function endpoint(options: WorkloadOptions): string {
+  if (options.socket !== undefined) return `unix://${options.socket}`;
+  return process.env['SPIFFE_ENDPOINT_SOCKET'] ?? `unix://${defaultWorkloadSocket}`;
+}
+
+function show(update: WorkloadX509Update, options: WorkloadOptions): void {
+  const rows: Row[] = update.svids.map(({ svid, hint }) => ({
+    spiffeId: svid.id.toString(),
+    serial: svid.chain[0]?.serialHex ?? '',
+    notAfter: new Date(svid.notAfterMs).toISOString(),
+    hint,
+    bundles: [...update.bundles.keys()],
+  }));
+  if (options.quiet) for (const row of rows) print(String(row['spiffeId']));
+  else if (options.watch === true && options.output === 'json')
+    for (const row of rows) print(JSON.stringify(row));
+  else if (rows[0] !== undefined && rows.length === 1) printRecord(rows[0], options.output);
+  else printRows(rows, ['spiffeId', 'notAfter', 'hint'], options.output);
+}
