@@ -9,7 +9,7 @@ import { tempDir } from '../testing/temp-dir.ts';
 import { TestAuthority } from '../testing/test-authority.ts';
 import { Certificate, parseCertificates, parsePemCertificates } from './certificate.ts';
 import { contextTag, DerReader } from './der-reader.ts';
-import { element, integer, octetString, sequence, smallInteger } from './der-writer.ts';
+import { element, integer, octetString, sequence, smallInteger, time } from './der-writer.ts';
 import { encodeExtension } from './extensions.ts';
 import { nameConstraints } from './name-constraints.ts';
 import { encodePem } from './pem.ts';
@@ -74,15 +74,13 @@ describe('Certificate.parse', () => {
       'basicConstraints=critical,CA:TRUE,pathlen:2',
       'keyUsage=critical,keyCertSign,cRLSign,digitalSignature',
       'extendedKeyUsage=serverAuth,1.2.3.4',
-      'subjectAltName=URI:spiffe://a.test,URI:https://b.test,DNS:c.test,IP:192.0.2.1,email:a@d.test,otherName:1.2.3;UTF8:x,dirName:dn',
+      'subjectAltName=URI:spiffe://a.test,URI:https://b.test,DNS:c.test,IP:192.0.2.1,email:a@d.test,otherName:1.2.3;UTF8:x',
       'nameConstraints=critical,permitted;URI:a.test,excluded;DNS:evil.test',
       'certificatePolicies=critical,1.2.3.5',
       'inhibitAnyPolicy=2',
     ];
-    // openssl takes directory names from a section of a file only.
-    const withoutDirectoryName = extensions.map((text) => text.replace(',dirName:dn', ''));
     const args = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256'];
-    const all = [...args, ...withoutDirectoryName.flatMap((text) => ['-addext', text])];
+    const all = [...args, ...extensions.flatMap((text) => ['-addext', text])];
     expect(opensslRoot(all)).toMatchObject({
       isCa: true,
       pathLength: 2,
@@ -171,6 +169,14 @@ describe('Certificate.parse refuses', () => {
     { name: 'version 4', der: rebuilt(replace(0, version(3))) },
     { name: 'version 1 with extensions', der: rebuilt((fields) => fields.slice(1)) },
     { name: 'version 2 with extensions', der: rebuilt(replace(0, version(1))) },
+    {
+      name: 'version 4 without extensions',
+      der: rebuilt((fields) => fields.with(0, version(3)).slice(0, 7)),
+    },
+    {
+      name: 'two versions',
+      der: rebuilt(replace(0, element(contextTag(0, true), smallInteger(2), smallInteger(2)))),
+    },
     { name: 'a negative serial number', der: rebuilt(replace(1, element(0x02, Buffer.of(0x80)))) },
     { name: 'a serial number of 21 bytes', der: rebuilt(replace(1, integer(Buffer.alloc(21, 1)))) },
     { name: 'two different signature algorithms', der: rebuilt(replace(2, sha384)) },
@@ -182,6 +188,22 @@ describe('Certificate.parse refuses', () => {
     { name: 'a subject that is no name', der: rebuilt(replace(5, sequence(sequence()))) },
     { name: 'a key that is no key', der: rebuilt(replace(6, sequence())) },
     { name: 'an empty list of extensions', der: rebuilt(replace(7, extensions())) },
+    {
+      name: 'three times',
+      der: rebuilt((fields) =>
+        fields.with(4, sequence(new DerReader(fields[4]!).any('x').contents, time(Date.UTC(2030, 0)))),
+      ),
+    },
+    {
+      name: 'two lists of extensions',
+      der: rebuilt((fields) =>
+        fields.with(7, element(contextTag(3, true), new DerReader(fields[7]!).any('x').contents, sequence())),
+      ),
+    },
+    {
+      name: 'a field after the signature',
+      der: sequence(new DerReader(leaf.der).any('x').contents, smallInteger(1)),
+    },
     { name: 'a field after the extensions', der: rebuilt((fields) => [...fields, smallInteger(1)]) },
     {
       name: 'extensions before the key',
@@ -240,12 +262,20 @@ describe('parseCertificates', () => {
   });
 
   it.each([
-    { name: 'nothing', der: Buffer.alloc(0) },
-    { name: 'something else after the first', der: Buffer.concat([leaf.der, Buffer.from('0500', 'hex')]) },
-    { name: 'a truncated second', der: Buffer.concat([leaf.der, leaf.der.subarray(0, 100)]) },
-    { name: 'more than 4 MB', der: Buffer.alloc(4 * 1024 * 1024 + 1) },
-  ])('refuses $name', ({ der }) => {
-    expect(outcome(() => parseCertificates(der))).not.toBe('accepted');
+    { name: 'nothing', der: Buffer.alloc(0), says: /certificate 1: missing/ },
+    {
+      name: 'something else after the first',
+      der: Buffer.concat([leaf.der, Buffer.from('0500', 'hex')]),
+      says: /certificate 2: expected/,
+    },
+    {
+      name: 'a truncated second',
+      der: Buffer.concat([leaf.der, leaf.der.subarray(0, 100)]),
+      says: /certificate 2: longer/,
+    },
+    { name: 'more than 4 MB', der: Buffer.alloc(4 * 1024 * 1024 + 1), says: /longer than 4194304 bytes/ },
+  ])('refuses $name', ({ der, says }) => {
+    expect(outcome(() => parseCertificates(der))).toMatch(says);
   });
 });
 
@@ -298,7 +328,7 @@ describe('parsePemCertificates', () => {
   });
 });
 
-describe('the names constraints of an authority', () => {
+describe('the name constraints of an authority', () => {
   it('are read from its certificate', async () => {
     const extraExtensions = [nameConstraints({ permittedUris: ['a.test'] })];
     const { certificate } = await TestAuthority.root({ extraExtensions });

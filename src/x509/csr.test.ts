@@ -59,6 +59,21 @@ describe('a request we build', () => {
     expect(checked(der)).toBe('accepted');
   });
 
+  it('has critical names when its subject is empty (RFC 5280 §4.2.1.6)', async () => {
+    const text = (request: Buffer) =>
+      openssl(['req', '-inform', 'DER', '-noout', '-text'], request).toString();
+    const subject = encodeName({ organization: ['SPIRE'] });
+    expect(text(der)).toMatch(/Alternative Name: critical/);
+    expect(text(await buildCsr({ signer, uris, subject }))).toMatch(/Alternative Name: \n/);
+  });
+
+  it('is kept as a copy that nobody can change afterwards', () => {
+    const bytes = new Uint8Array(der);
+    const csr = parseCsr(bytes);
+    bytes.fill(0);
+    expect(outcome(() => verifyCsr(csr))).toBe('accepted');
+  });
+
   it.each(['ec-p384', 'rsa-2048'] satisfies KeyType[])(
     'may have a key of type %s and no names',
     async (type) => {
@@ -217,9 +232,12 @@ describe('parseCsr refuses', () => {
         'DER',
       ]),
     },
-    { name: 'more than 16 KB', request: Buffer.alloc(16 * 1024 + 1) },
   ])('$name', ({ request: bytes }) => {
     expect(outcome(() => parseCsr(bytes))).toMatch(/^failed to parse CSR: /);
+  });
+
+  it('more than 16 KB before it looks at them', () => {
+    expect(outcome(() => parseCsr(Buffer.alloc(16 * 1024 + 1)))).toContain('longer than 16384 bytes');
   });
 
   it('every truncation', () => {

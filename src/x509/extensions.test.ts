@@ -26,7 +26,7 @@ import {
   subjectKeyIdentifier,
 } from './extensions.ts';
 
-const { spki } = { spki: (await newSigner()).publicKey };
+const spki = (await newSigner()).publicKey;
 const refused = expect.toSatisfy((error) => isAppError(error, 'invalid-argument'));
 
 function only(extension: Uint8Array) {
@@ -209,6 +209,12 @@ describe('extensions are refused', () => {
       name: 'bytes after basicConstraints',
       parse: parseBasicConstraints,
       value: Buffer.concat([sequence(), Buffer.of(0)]),
+    },
+    { name: 'bytes after key usage', parse: parseKeyUsage, value: Buffer.from('0302078000', 'hex') },
+    {
+      name: 'bytes after a subject key identifier',
+      parse: parseSubjectKeyId,
+      value: Buffer.from('04010000', 'hex'),
     },
     { name: 'key usage that is no bit string', parse: parseKeyUsage, value: sequence() },
     { name: 'an empty list of purposes', parse: parseExtendedKeyUsage, value: sequence() },

@@ -26,7 +26,7 @@ const constructedKinds: ReadonlySet<GeneralNameKind> = new Set([
 ]);
 
 /** The tag of a kind. */
-export function generalNameTag(kind: GeneralNameKind): number {
+function generalNameTag(kind: GeneralNameKind): number {
   return contextTag(generalNameKinds.indexOf(kind), constructedKinds.has(kind));
 }
 

@@ -129,6 +129,10 @@ describe('parseNameConstraints', () => {
     { name: 'an empty list', der: sequence(element(contextTag(0, true))) },
     { name: 'a minimum', der: sequence(element(contextTag(0, true), sequence(base, smallInteger(1)))) },
     {
+      name: 'an empty list besides a full one',
+      der: sequence(element(contextTag(0, true)), element(contextTag(1, true), sequence(base))),
+    },
+    {
       name: 'lists in the wrong order',
       der: sequence(
         element(contextTag(1, true), sequence(base)),

@@ -289,6 +289,25 @@ const cases: readonly Case[] = [
     parts: constrained({ permittedDnsNames: ['a.test'] }, {}),
   },
   {
+    name: 'constraints that a self-issued intermediate does not meet',
+    parts: () =>
+      three({
+        root: { extraExtensions: [nameConstraints({ permittedUris: ['a.test'] })] },
+        middle: { name: 'root', uris: ['spiffe://b.test'] },
+        leaf: { uris: ['spiffe://a.test/w'] },
+      }),
+  },
+  {
+    name: 'constraints that another intermediate does not meet',
+    parts: () =>
+      three({
+        root: { extraExtensions: [nameConstraints({ permittedUris: ['a.test'] })] },
+        middle: { uris: ['spiffe://b.test'] },
+        leaf: { uris: ['spiffe://a.test/w'] },
+      }),
+    refusal: 'NAME_NOT_PERMITTED',
+  },
+  {
     name: 'constraints that only an intermediate has',
     parts: () => three({ middle: { extraExtensions: [nameConstraints({ permittedUris: ['a.test'] })] } }),
     refusal: 'NAME_NOT_PERMITTED',
@@ -453,6 +472,13 @@ describe('validatePath', () => {
     expect(verdict({ ...request, intermediates: [...intermediates, ...intermediates] }).refusal).toBe(
       'TOO_MANY_CANDIDATES',
     );
+  });
+
+  it('takes no more than 32 intermediates, even those it does not need', async () => {
+    const { leaf, anchors } = await two();
+    const intermediates = Array<Certificate>(33).fill(leaf);
+    expect(verdict({ leaf, intermediates, anchors, nowMs }).refusal).toBe('TOO_MANY_CANDIDATES');
+    expect(verdict({ leaf, intermediates: intermediates.slice(1), anchors, nowMs }).path).toHaveLength(2);
   });
 
   it('bounds the signatures it checks', async () => {

@@ -39,6 +39,7 @@ describe('parsePem', () => {
   it.each([
     { name: 'a damaged BEGIN line', text: block.replace('-----BEGIN', '----BEGIN') },
     { name: 'a damaged END line', text: block.replace('TE-----\n', 'TE----\n') },
+    { name: 'two damaged lines', text: block.replaceAll('-----', '----') },
     { name: 'a block without an end', text: block.slice(0, 60) },
     { name: 'an end without a beginning', text: block.slice(28) },
     { name: 'an end of another label', text: block.replace('END CERTIFICATE', 'END X509 CRL') },

@@ -1,4 +1,4 @@
-import { createPublicKey, generateKeyPairSync, type KeyObject, sign } from 'node:crypto';
+import { createPublicKey, generateKeyPairSync, hash, type KeyObject, sign } from 'node:crypto';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { isAppError } from '../runtime/error.ts';
@@ -20,9 +20,14 @@ const ecKey = (namedCurve: string): KeyObject => generateKeyPairSync('ec', { nam
 const rsaKey = (modulusLength: number): KeyObject => generateKeyPairSync('rsa', { modulusLength }).privateKey;
 
 /** An RSA key of this size and exponent that nobody can sign with; its numbers need only look right. */
-function rsaSpki(bits: number, exponent: Buffer, parameters: Uint8Array = element(0x05)): Buffer {
+function rsaSpki(
+  bits: number,
+  exponent: Buffer,
+  parameters: Uint8Array = element(0x05),
+  more: Uint8Array = Buffer.alloc(0),
+): Buffer {
   const modulus = Buffer.alloc(bits / 8, 0xff);
-  const key = sequence(integer(modulus), integer(exponent));
+  const key = sequence(integer(modulus), integer(exponent), more);
   return sequence(sequence(oid('1.2.840.113549.1.1.1'), parameters), bitString(key));
 }
 const e65537 = Buffer.of(1, 0, 1);
@@ -76,8 +81,25 @@ describe('keys', () => {
     );
     const point = spkiOf(ecKey('P-256')).subarray(26);
     const curve = sequence(oid('1.2.840.10045.2.1'), oid('1.2.840.10045.3.1.7'));
+    const hybrid = sequence(curve, bitString(Buffer.concat([Buffer.of(6), point.subarray(1)])));
+    expect(describeKey(hybrid)).toBe('EC P-256 (not an uncompressed point)');
     const compressed = sequence(curve, bitString(Buffer.concat([Buffer.of(2), point.subarray(1, 33)])));
     expect(describeKey(compressed)).toBe('EC P-256 (not an uncompressed point)');
+  });
+
+  it.each([
+    {
+      name: 'after the algorithm',
+      spki: sequence(sequence(oid('1.3.101.112'), element(0x05), element(0x05)), bitString(e65537)),
+    },
+    { name: 'after the key', spki: sequence(sequence(oid('1.3.101.112')), bitString(e65537), element(0x05)) },
+    { name: 'after everything', spki: Buffer.concat([rsaSpki(2048, e65537), Buffer.of(0)]) },
+    {
+      name: 'inside the RSA key',
+      spki: rsaSpki(2048, e65537, element(0x05), element(0x05)),
+    },
+  ])('with bytes $name are unreadable', ({ spki }) => {
+    expect(describeKey(spki)).toBe('unreadable');
   });
 
   it('that are public or of another kind cannot be made a signer', () => {
@@ -88,7 +110,49 @@ describe('keys', () => {
   });
 });
 
+describe('a software signer', () => {
+  it('lets other work have a turn while it signs on the calling thread', async () => {
+    const signer = createSoftwareSigner(ecKey('P-256'));
+    let turns = 0;
+    const count = (): void => {
+      turns += 1;
+      if (turns < 100) setImmediate(count);
+    };
+    setImmediate(count);
+    for (let i = 0; i < 64; i += 1) await signer.sign(data);
+    expect(turns).toBeGreaterThanOrEqual(4);
+    turns = 100;
+  });
+});
+
+/**
+ * A key of about `bits` bits with a valid signature that needed no private key: with exponent 3 and modulus s³ - m,
+ * s is the signature of m.
+ */
+function madeUpRsa(bits: number): { spki: Buffer; signature: Buffer } {
+  const bytes = Math.ceil(bits / 8);
+  const digestInfo = sequence(
+    sequence(oid('2.16.840.1.101.3.4.2.1'), element(0x05)),
+    element(0x04, hash('sha256', data, 'buffer')),
+  );
+  const padding = Buffer.alloc(bytes - digestInfo.length - 3, 0xff);
+  const message = BigInt(
+    `0x${Buffer.concat([Buffer.of(0, 1), padding, Buffer.of(0), digestInfo]).toString('hex')}`,
+  );
+  const root = (1n << BigInt(Math.ceil(bits / 3))) - (message % 2n === 0n ? 1n : 2n);
+  const toBytes = (value: bigint): Buffer => Buffer.from(value.toString(16).padStart(bytes * 2, '0'), 'hex');
+  const key = sequence(integer(toBytes(root ** 3n - message)), integer(Buffer.of(3)));
+  const algorithm = sequence(oid('1.2.840.113549.1.1.1'), element(0x05));
+  return { spki: sequence(algorithm, bitString(key)), signature: toBytes(root) };
+}
+
 describe('verifySignature', () => {
+  it('refuses RSA keys so large that they only cost time', () => {
+    const algorithmOid = '1.2.840.113549.1.1.11';
+    expect(verifySignature({ ...madeUpRsa(4095), algorithmOid, data })).toBe(true);
+    expect(verifySignature({ ...madeUpRsa(9000), algorithmOid, data })).toBe(false);
+  });
+
   const p256 = ecKey('P-256');
   const rsa2048 = rsaKey(2048);
 

