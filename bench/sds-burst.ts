@@ -42,6 +42,20 @@ function request(nodeBytes: number): Buffer {
   return Buffer.concat([small, field(2, extensions)]);
 }
 
+/** What Envoy answers to a response it accepts: no node from the second request on. */
+function ack({ versionInfo, nonce }: DiscoveryResponse): Buffer {
+  return Buffer.from(
+    DiscoveryRequest.encode({
+      versionInfo,
+      node: undefined,
+      resourceNames: names,
+      typeUrl: secretType,
+      responseNonce: nonce,
+      errorDetail: undefined,
+    }).finish(),
+  );
+}
+
 function field(number: number, value: Buffer): Buffer {
   const length: number[] = [];
   for (let rest = value.length; ; rest >>>= 7) {
@@ -70,6 +84,8 @@ async function burst(socket: string, message: Buffer): Promise<Burst> {
   const lateStart = performance.now();
   await answered(late, message);
   const laterMs = performance.now() - lateStart;
+  // Closing a channel leaves its calls running.
+  for (const stream of open.splice(0)) stream.cancel();
   for (const client of [...clients, late]) client.close();
   return {
     answered: answers.filter((ms) => ms !== undefined).length,
@@ -93,6 +109,8 @@ function ready(client: Client): Promise<void> {
   });
 }
 
+const open: { cancel(): void }[] = [];
+
 /** Milliseconds until all names were answered; undefined when the stream failed. */
 function answered(client: Client, message: Buffer): Promise<number | undefined> {
   const startedAt = performance.now();
@@ -102,12 +120,13 @@ function answered(client: Client, message: Buffer): Promise<number | undefined> 
     (bytes: Buffer) => DiscoveryResponse.decode(bytes),
     { deadline: Date.now() + deadlineMs },
   );
+  open.push(stream);
   return new Promise((resolve) => {
     let left = names.length;
-    stream.on('data', () => {
+    stream.on('data', (response) => {
+      stream.write(ack(response));
       left -= 1;
-      if (left > 0) return;
-      resolve(performance.now() - startedAt);
+      if (left === 0) resolve(performance.now() - startedAt);
     });
     stream.on('error', () => resolve(undefined));
     stream.write(message);
