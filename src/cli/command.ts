@@ -3,7 +3,7 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import { ServerClient } from '../clients/server-client.ts';
 import { unixChannel } from '../rpc/grpc-client.ts';
 import { findDurationMs } from '../runtime/config-file.ts';
-import { AppError } from '../runtime/error.ts';
+import { AppError, errorText } from '../runtime/error.ts';
 import type { OutputFormat } from './output.ts';
 
 /** Default sockets, as in the default configurations. */
@@ -11,22 +11,42 @@ export const defaultServerSocket = '/run/signet/server/admin.sock';
 export const defaultAgentAdminSocket = '/run/signet/agent-admin/admin.sock';
 export const defaultWorkloadSocket = '/run/signet/agent/api.sock';
 
-/** A command with our conventions: an example in its help, errors that exit with 2. */
-export function command(name: string, summary: string, example: string): Command {
-  return new Command(name)
+/** Thrown for a wrong call that the parser cannot see: exit code 2. */
+export class WrongUsage extends Error {}
+
+/** A command with our conventions: an example in its help, errors that exit with 2. `call` is such as `show <id>`. */
+export function command(call: string, summary: string, example: string): Command {
+  const [name = '', ...parameters] = call.split(' ');
+  const created = withConventions(new Command(name))
     .description(summary)
-    .addHelpText('after', `\nExample:\n  ${example.split('\n').join('\n  ')}`)
-    .allowExcessArguments(false)
-    .showHelpAfterError('(add --help for help)')
-    .exitOverride();
+    .addHelpText('after', `\nExample:\n  ${example.split('\n').join('\n  ')}`);
+  for (const parameter of parameters) created.argument(parameter);
+  return created;
 }
 
 /** A noun with verbs below it; alone it prints its help. */
 export function noun(name: string, summary: string, verbs: readonly Command[]): Command {
-  const group = new Command(name).description(summary).exitOverride();
+  return withVerbs(withConventions(new Command(name)).description(summary), verbs);
+}
+
+/** Puts commands below `group`: without one of them it prints its help, with another word it says what there is. */
+export function withVerbs(group: Command, verbs: readonly Command[]): Command {
   for (const verb of verbs) group.addCommand(verb);
-  group.action(() => group.help());
-  return group;
+  return group.allowExcessArguments().action(() => {
+    const [word] = group.args;
+    if (word === undefined) group.help();
+    const known = verbs.map((verb) => verb.name()).join(', ');
+    group.error(`error: unknown command "${word}"; expected one of ${known}`);
+  });
+}
+
+/** Exits by exceptions, and says errors as `signet: …`. */
+export function withConventions(target: Command): Command {
+  return target
+    .allowExcessArguments(false)
+    .showHelpAfterError('(add --help for help)')
+    .configureOutput({ outputError: (text, write) => write(text.replace(/^error:/, 'signet:')) })
+    .exitOverride();
 }
 
 /** `--output`, `--quiet`, `--socket` as every administration command has them. */
@@ -110,6 +130,17 @@ export function moment(text: string): number {
   const ms = /^\d{4}-\d\d-\d\dT\d\d:\d\d/.test(text) ? Date.parse(text) : Number.NaN;
   if (Number.isNaN(ms)) throw new InvalidArgumentError('expected a time such as 2027-01-31T12:00:00Z');
   return Math.floor(ms / 1000);
+}
+
+/** Has an option's value parsed with an error that counts as wrong usage. */
+export function parsedBy<T>(parse: (text: string) => T): (text: string) => T {
+  return (text) => {
+    try {
+      return parse(text);
+    } catch (error) {
+      throw new InvalidArgumentError(errorText(error));
+    }
+  };
 }
 
 /** Collects an option that may be given several times. */

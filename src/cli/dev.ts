@@ -1,6 +1,8 @@
+import { existsSync } from 'node:fs';
 import { chmod, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { delimiter, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import type { Command } from 'commander';
 import { agentConfigSchema } from '../agent/config.ts';
 import { ServerClient } from '../clients/server-client.ts';
@@ -120,7 +122,7 @@ function introduce(dir: string, options: DevOptions, at: ServerAddresses, worklo
 
 In another terminal, give the processes of this user an identity and look at it:
 
-  export SIGNET_SERVER_SOCKET=${at.adminSocket}
+${pathLine()}  export SIGNET_SERVER_SOCKET=${at.adminSocket}
   export SPIFFE_ENDPOINT_SOCKET=unix://${workloadSocket}
   signet entry create --spiffe-id spiffe://${options.trustDomain}/web --selector unix:uid:${uid}
   signet workload x509 --watch
@@ -129,4 +131,11 @@ In an Envoy configuration:
 
 ${envoySnippet(workloadSocket)}`);
   remark(`signet: data in ${dir}`);
+}
+
+/** From a checkout nobody has `signet` in the search path yet. */
+function pathLine(): string {
+  const bin = fileURLToPath(new URL('../../bin', import.meta.url));
+  const isKnown = (process.env['PATH'] ?? '').split(delimiter).some((dir) => existsSync(join(dir, 'signet')));
+  return isKnown ? '' : `  export PATH=${bin}:$PATH\n`;
 }

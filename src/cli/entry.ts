@@ -9,9 +9,11 @@ import {
   command,
   moment,
   noun,
+  parsedBy,
   type ServerOptions,
   seconds,
   several,
+  WrongUsage,
   withServer,
   withServerOptions,
 } from './command.ts';
@@ -23,7 +25,7 @@ interface EntryOptions extends ServerOptions {
   readonly spiffeId?: SpiffeId;
   readonly parent?: SpiffeId;
   readonly node?: boolean;
-  readonly selector?: readonly string[];
+  readonly selector?: readonly Selector[];
   readonly dns?: readonly string[];
   readonly x509Ttl?: number;
   readonly jwtTtl?: number;
@@ -55,8 +57,11 @@ function createCommand(): Command {
         'signet entry create --data entries.json',
     ),
   ).option('--data <file>', 'create the entries of a JSON or YAML file; - reads stdin');
-  return entryOptions(create).action(async (options: EntryOptions) =>
-    withServer(options, async (client, signal) => {
+  return entryOptions(create).action(async (options: EntryOptions) => {
+    if (options.spiffeId === undefined && options.data === undefined) {
+      throw new WrongUsage('entry create needs --spiffe-id, or --data FILE');
+    }
+    await withServer(options, async (client, signal) => {
       const wanted =
         options.data === undefined
           ? [await fromOptions(options, client, signal)]
@@ -71,8 +76,8 @@ function createCommand(): Command {
         created.map(({ entry }) => entry),
         options,
       );
-    }),
-  );
+    });
+  });
 }
 
 function updateCommand(): Command {
@@ -124,8 +129,8 @@ function showCommand(): Command {
 
 function listCommand(): Command {
   return withServerOptions(command('list', 'list entries', 'signet entry list --parent AGENT-ID -o json'))
-    .option('--spiffe-id <id>', 'only entries with this SPIFFE ID', SpiffeId.parse)
-    .option('--parent <id>', 'only entries below this parent', SpiffeId.parse)
+    .option('--spiffe-id <id>', 'only entries with this SPIFFE ID', parsedBy(SpiffeId.parse))
+    .option('--parent <id>', 'only entries below this parent', parsedBy(SpiffeId.parse))
     .action(async (options: ServerOptions & { spiffeId?: SpiffeId; parent?: SpiffeId }) =>
       withServer(options, async (client, signal) => {
         const entries = await client.listEntries({
@@ -142,10 +147,14 @@ function listCommand(): Command {
 function entryOptions(target: Command, { withId = true } = {}): Command {
   if (withId) target.option('--id <id>', 'choose the entry id; default: a random UUID');
   return target
-    .option('--spiffe-id <id>', 'the identity, such as spiffe://example.org/web', SpiffeId.parse)
-    .option('--parent <id>', 'SPIFFE ID of the agent or node alias below which it counts', SpiffeId.parse)
+    .option('--spiffe-id <id>', 'the identity, such as spiffe://example.org/web', parsedBy(SpiffeId.parse))
+    .option(
+      '--parent <id>',
+      'SPIFFE ID of the agent or node alias below which it counts',
+      parsedBy(SpiffeId.parse),
+    )
     .option('--node', 'make a node alias: its selectors are those of agents')
-    .option('--selector <type:value>', 'what the caller must be; all of them must hold; repeat', several)
+    .option('--selector <type:value>', 'what the caller must be; all must hold; repeat', severalSelectors)
     .option('--dns <name>', 'a DNS name in the certificate; repeat', several)
     .option('--x509-ttl <duration>', 'lifetime of X.509-SVIDs', seconds)
     .option('--jwt-ttl <duration>', 'lifetime of JWT-SVIDs', seconds)
@@ -156,14 +165,19 @@ function entryOptions(target: Command, { withId = true } = {}): Command {
     .option('--expires <time>', 'when the entry ends, RFC 3339', moment);
 }
 
+const selectorOption = parsedBy(parseSelector);
+
+function severalSelectors(text: string, before: readonly Selector[] | undefined): readonly Selector[] {
+  return [...(before ?? []), selectorOption(text)];
+}
+
 async function fromOptions(
   options: EntryOptions,
   client: ServerClient,
   signal: AbortSignal,
 ): Promise<NewEntry> {
   const { spiffeId } = options;
-  if (spiffeId === undefined)
-    throw new AppError('invalid-argument', 'entry create needs --spiffe-id, or --data FILE');
+  if (spiffeId === undefined) throw new WrongUsage('--spiffe-id is needed');
   const parentId = options.node
     ? serverIdOf(spiffeId.trustDomain)
     : await parentFrom(options, client, signal);
@@ -208,7 +222,7 @@ function changesOf(options: EntryOptions, current: RegistrationEntry): Partial<N
   return {
     ...(options.spiffeId === undefined ? {} : { spiffeId: options.spiffeId }),
     ...(parentId === undefined ? {} : { parentId }),
-    ...(options.selector === undefined ? {} : { selectors: options.selector.map(parseSelector) }),
+    ...(options.selector === undefined ? {} : { selectors: options.selector }),
     ...(options.dns === undefined ? {} : { dnsNames: options.dns }),
     ...(options.x509Ttl === undefined ? {} : { x509SvidTtlSeconds: options.x509Ttl }),
     ...(options.jwtTtl === undefined ? {} : { jwtSvidTtlSeconds: options.jwtTtl }),

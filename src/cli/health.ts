@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs';
 import { type Command, Option } from 'commander';
-import { HealthService, State } from '../gen/signet/health/v1/health.ts';
+import { type HealthReport, HealthService, State } from '../gen/signet/health/v1/health.ts';
 import { callUnary, unixChannel } from '../rpc/grpc-client.ts';
 import { AppError } from '../runtime/error.ts';
 import {
@@ -11,7 +11,14 @@ import {
   requireSocket,
   withOutput,
 } from './command.ts';
-import { type OutputFormat, print, printRows } from './output.ts';
+import { type OutputFormat, print, printDocument, printRows } from './output.ts';
+
+interface HealthOptions {
+  readonly role?: 'server' | 'agent';
+  readonly socket?: string;
+  readonly output: OutputFormat;
+  readonly quiet?: boolean;
+}
 
 /** Thrown after the report was printed: it only sets the exit code. */
 export class NotHealthy extends Error {}
@@ -31,9 +38,14 @@ export function healthCommand(): Command {
   )
     .addOption(new Option('--role <role>', 'needed only when both run here').choices(['server', 'agent']))
     .option('--socket <path>', "the role's admin socket")
-    .action(async (options: { role?: 'server' | 'agent'; socket?: string; output: OutputFormat }) => {
+    .action(async (options: HealthOptions) => {
       const socket = options.socket ?? findSocket(options.role);
-      requireSocket(socket, 'signet', '--socket PATH', 'signet server run or signet agent run');
+      requireSocket(
+        socket,
+        'server or agent',
+        '--socket PATH',
+        'signet server run --config server.yaml, signet agent run --config agent.yaml',
+      );
       const channel = unixChannel(socket);
       try {
         const report = await callUnary(
@@ -42,21 +54,31 @@ export function healthCommand(): Command {
           {},
           { signal: interruption(), timeoutMs: 10_000 },
         );
-        const rows = report.checks.map((check) => ({
-          check: check.name,
-          state: stateTexts[check.state],
-          message: check.message,
-          nextStep: check.nextStep,
-        }));
-        if (options.output === 'table') {
-          print(`${report.role} ${report.version} of ${report.trustDomain}: ${stateTexts[report.state]}`);
-        }
-        printRows(rows, ['check', 'state', 'message', 'nextStep'], options.output);
+        show(report, options);
         if (report.state !== State.OK) throw new NotHealthy();
       } finally {
         channel.close();
       }
     });
+}
+
+function show(report: HealthReport, options: HealthOptions): void {
+  const { role, version, trustDomain } = report;
+  const state = stateTexts[report.state];
+  const checks = report.checks.map((check) => ({
+    check: check.name,
+    state: stateTexts[check.state],
+    message: check.message,
+    nextStep: check.nextStep,
+  }));
+  if (options.quiet) {
+    print(state);
+  } else if (options.output !== 'table') {
+    printDocument({ role, version, trustDomain, state, checks }, options.output);
+  } else {
+    print(`${role} ${version} of ${trustDomain}: ${state}`);
+    printRows(checks, ['check', 'state', 'message', 'nextStep'], 'table');
+  }
 }
 
 function findSocket(role: 'server' | 'agent' | undefined): string {

@@ -37,7 +37,8 @@ export function printRows(rows: readonly Row[], columns: readonly string[], form
   print(lines.join('\n'));
 }
 
-function printDocument(value: Row | readonly Row[], format: 'json' | 'yaml'): void {
+/** Prints one document. */
+export function printDocument(value: unknown, format: 'json' | 'yaml'): void {
   print(format === 'json' ? JSON.stringify(value, undefined, 2) : toYaml(value));
 }
 

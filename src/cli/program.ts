@@ -2,6 +2,7 @@ import { Command, CommanderError } from 'commander';
 import { AppError, errorText } from '../runtime/error.ts';
 import { version } from '../runtime/version.ts';
 import { bundleCommand } from './bundle.ts';
+import { WrongUsage, withConventions, withVerbs } from './command.ts';
 import { devCommand } from './dev.ts';
 import { entryCommand } from './entry.ts';
 import { healthCommand, NotHealthy } from './health.ts';
@@ -15,14 +16,12 @@ export const exitCodes = { done: 0, failed: 1, usage: 2, notFound: 3, notHealthy
 
 /** The whole command line. */
 export function program(): Command {
-  const root = new Command('signet')
+  const root = withConventions(new Command('signet'))
     .description('SPIFFE identities for every workload in an Envoy mesh')
     .version(version)
     .option('--debug', 'show stack traces of errors')
-    .exitOverride()
-    .showHelpAfterError('(add --help for help)')
     .addHelpText('after', '\nTwo minutes to try it:\n  signet dev');
-  for (const child of [
+  return withVerbs(root, [
     serverCommand(),
     agentCommand(),
     tokenCommand(),
@@ -31,11 +30,7 @@ export function program(): Command {
     workloadCommand(),
     healthCommand(),
     devCommand(),
-  ]) {
-    root.addCommand(child);
-  }
-  root.action(() => root.help());
-  return root;
+  ]);
 }
 
 /** Runs one command line and returns its exit code; errors go to stderr as one line `signet: …`. */
@@ -48,6 +43,7 @@ export async function runCommandLine(argv: readonly string[]): Promise<number> {
     if (error instanceof CommanderError) return usageExit(error);
     if (error instanceof NotHealthy) return exitCodes.notHealthy;
     process.stderr.write(`signet: ${errorText(error)}\n`);
+    if (error instanceof WrongUsage) return exitCodes.usage;
     if (root.opts<{ debug?: boolean }>().debug === true && error instanceof Error) {
       process.stderr.write(`${error.stack}\n`);
     }

@@ -1,7 +1,15 @@
 import type { Command } from 'commander';
 import { hashJoinToken, joinTokenAgentPath } from '../plugins/node-attestor/join-token.ts';
 import { SpiffeId } from '../spiffe/spiffe-id.ts';
-import { command, noun, type ServerOptions, seconds, withServer, withServerOptions } from './command.ts';
+import {
+  command,
+  noun,
+  parsedBy,
+  type ServerOptions,
+  seconds,
+  withServer,
+  withServerOptions,
+} from './command.ts';
 import { print, printRecord } from './output.ts';
 
 /** `signet token`: one-time join tokens for agents. */
@@ -17,7 +25,7 @@ export function tokenCommand(): Command {
     .option(
       '--spiffe-id <id>',
       'also give the agent this ID as an alias, to use as parent of entries',
-      SpiffeId.parse,
+      parsedBy(SpiffeId.parse),
     )
     .action(async (options: ServerOptions & { ttl: number; spiffeId?: SpiffeId }) => {
       await withServer(options, async (client, signal) => {

@@ -49,8 +49,8 @@ function show(update: WorkloadX509Update, options: WorkloadOptions): void {
     bundles: [...update.bundles.keys()],
   }));
   if (options.quiet) for (const row of rows) print(String(row['spiffeId']));
-  else if (options.watch === true && options.output === 'json')
-    for (const row of rows) print(JSON.stringify(row));
-  else if (rows[0] !== undefined && rows.length === 1) printRecord(rows[0], options.output);
+  else if (options.watch === true && options.output === 'json') print(JSON.stringify(rows));
+  else if (options.output === 'table' && rows[0] !== undefined && rows.length === 1)
+    printRecord(rows[0], 'table');
   else printRows(rows, ['spiffeId', 'notAfter', 'hint'], options.output);
 }
