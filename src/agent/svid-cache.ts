@@ -42,12 +42,17 @@ export class SvidCache {
   readonly #views = new Map<string, SharedView>();
   readonly #viewsOfEntry = new Map<string, Set<SharedView>>();
   readonly #demand = new Observable(0);
+  /** Entries whose SVID has been asked for already and has not come yet. */
+  readonly #demanded = new Set<string>();
 
   constructor(deps: { readonly clock: Clock }) {
     this.#clock = deps.clock;
   }
 
-  /** Set each time a workload comes that is entitled to an SVID which is not there yet. */
+  /**
+   * Set when a workload comes that is entitled to an SVID which is not there. Once per SVID: callers who connect over
+   * and over again cannot make the agent ask its server as often.
+   */
   get demand(): Observable<number> {
     return this.#demand;
   }
@@ -94,6 +99,7 @@ export class SvidCache {
     for (const [id, held] of this.#held) {
       if (!mayHold(next.get(id), held)) this.#held.delete(id);
     }
+    for (const id of this.#demanded) if (!next.has(id)) this.#demanded.delete(id);
     this.#matcher = new EntryMatcher(next.values());
     this.#viewsOfEntry.clear();
     for (const shared of this.#views.values()) {
@@ -106,7 +112,10 @@ export class SvidCache {
   /** Takes newly signed SVIDs in. Those of entries that are gone, or now name another identity, are ignored. */
   putSvids(svids: readonly HeldSvid[]): void {
     const accepted = svids.filter((held) => mayHold(this.#entries.get(held.entry.id), held));
-    for (const held of accepted) this.#held.set(held.entry.id, held);
+    for (const held of accepted) {
+      this.#held.set(held.entry.id, held);
+      this.#demanded.delete(held.entry.id);
+    }
     this.#updateViewsOf(accepted);
   }
 
@@ -145,9 +154,7 @@ export class SvidCache {
     const key = JSON.stringify(texts);
     const shared = this.#views.get(key) ?? this.#newView(key, texts);
     shared.watchers += 1;
-    if (shared.view.value.identities.some((identity) => identity.svid === undefined)) {
-      this.#demand.set(this.#demand.value + 1);
-    }
+    this.#noteDemand(shared.view.value);
     let isReleased = false;
     return {
       view: shared.view,
@@ -156,6 +163,12 @@ export class SvidCache {
         isReleased = true;
       },
     };
+  }
+
+  #noteDemand(view: WorkloadView): void {
+    const before = this.#demanded.size;
+    for (const { entry, svid } of view.identities) if (svid === undefined) this.#demanded.add(entry.id);
+    if (this.#demanded.size > before) this.#demand.set(this.#demand.value + 1);
   }
 
   #newView(key: string, texts: readonly string[]): SharedView {

@@ -1,5 +1,6 @@
 import type { Command } from 'commander';
 import { runAgent } from '../agent/agent.ts';
+import { checkSdsNames } from '../agent/api/sds-names.ts';
 import { type AgentConfig, agentConfigSchema } from '../agent/config.ts';
 import { agentNodeAttestors, keyManagers, workloadAttestors } from '../plugins/builtin.ts';
 import { availableIdentification } from '../rpc/peer-process.ts';
@@ -95,7 +96,10 @@ function requireLinux(): void {
   );
 }
 
+/** Finds everything that is wrong with a configuration before anything is started. */
 function choose(config: AgentConfig, where: string) {
+  TrustDomain.parse(config.trustDomain);
+  checkSdsNames(config.sds.names);
   return {
     nodeAttestor: choosePlugin(config.nodeAttestor, agentNodeAttestors, `${where}: nodeAttestor`),
     keyManager: choosePlugin(config.keyManager, keyManagers, `${where}: keyManager`),

@@ -1,8 +1,9 @@
 import type { Command } from 'commander';
 import type { WorkloadX509Update } from '../clients/workload-client.ts';
 import { WorkloadClient } from '../clients/workload-client.ts';
+import { createLogger } from '../runtime/log.ts';
 import { command, defaultWorkloadSocket, interruption, noun, withOutput } from './command.ts';
-import { type OutputFormat, print, printRecord, printRows, type Row } from './output.ts';
+import { type OutputFormat, print, printRecord, printRows, type Row, remark } from './output.ts';
 
 interface WorkloadOptions {
   readonly socket?: string;
@@ -23,7 +24,9 @@ export function workloadCommand(): Command {
     .option('--socket <path>', 'the workload socket; default: SPIFFE_ENDPOINT_SOCKET, then the default path')
     .option('--watch', 'stay and print each update')
     .action(async (options: WorkloadOptions) => {
-      const client = WorkloadClient.connect(endpoint(options));
+      // Who watches is told why nothing comes.
+      const log = createLogger({ level: 'warn', format: 'pretty' });
+      const client = WorkloadClient.connect(endpoint(options), { log });
       const signal = interruption();
       try {
         if (options.watch !== true) return show(await client.fetchX509Svids({ signal }), options);
@@ -41,6 +44,7 @@ function endpoint(options: WorkloadOptions): string {
 }
 
 function show(update: WorkloadX509Update, options: WorkloadOptions): void {
+  if (update.svids.length === 0) remark('signet: this process has no identity any more');
   const rows: Row[] = update.svids.map(({ svid, hint }) => ({
     spiffeId: svid.id.toString(),
     serial: svid.chain[0]?.serialHex ?? '',

@@ -5,7 +5,7 @@ import {
   type ClientMethod,
   callServerStream,
 } from '../rpc/grpc-client.ts';
-import { AppError, isAppError } from '../runtime/error.ts';
+import { AppError, errorText, isAppError } from '../runtime/error.ts';
 import { type Logger, silentLogger } from '../runtime/log.ts';
 import { Backoff, type Clock, systemClock } from '../runtime/time.ts';
 import type { Bundle } from '../spiffe/bundle.ts';
@@ -93,19 +93,27 @@ export class WorkloadClient {
     const { signal, nothing } = options;
     const backoff = new Backoff({ baseMs: 500, capMs: 30_000 });
     let hasSomething = false;
+    let problem: string | undefined;
     while (!signal.aborted) {
       try {
         for await (const message of this.#stream(method, { signal })) {
           const update = this.#parsed(parse, message);
           if (update === undefined) continue;
           backoff.reset();
+          problem = undefined;
           hasSomething = true;
           yield update;
         }
       } catch (error) {
         if (signal.aborted) return;
         if (isAppError(error, 'invalid-argument') || isAppError(error, 'unimplemented')) throw error;
-        log.warn({ error, method: method.path }, 'Workload API stream ended; it is tried again');
+        const text = errorText(error);
+        // Once for each cause: a workload may wait for its registration for hours.
+        log[text === problem ? 'debug' : 'warn'](
+          { error, method: method.path },
+          'Workload API stream ended; it is tried again',
+        );
+        problem = text;
         if (hasSomething && isAppError(error, 'permission-denied')) {
           hasSomething = false;
           yield nothing;

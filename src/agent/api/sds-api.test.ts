@@ -7,6 +7,7 @@ import { Secret } from '../../gen/envoy/extensions/transport_sockets/tls/v3/secr
 import { type DiscoveryRequest, DiscoveryResponse } from '../../gen/envoy/service/discovery/v3/discovery.ts';
 import { SecretDiscoveryServiceClient } from '../../gen/envoy/service/secret/v3/sds.ts';
 import { AppError } from '../../runtime/error.ts';
+import { createLogger } from '../../runtime/log.ts';
 import { discoveryRequest, envoyNode } from '../../testing/envoy-node.ts';
 import { Received } from '../../testing/received.ts';
 import { testEntry } from '../../testing/registration-entry.ts';
@@ -33,7 +34,10 @@ beforeAll(async () => {
 });
 
 async function start(options: { maxNames?: number; peerOf?: 'process' | 'local' } = {}) {
+  const lines: Record<string, unknown>[] = [];
+  const write = (line: string) => lines.push(JSON.parse(line) as Record<string, unknown>);
   const socket = await startWorkloadSocket({
+    log: createLogger({ level: 'info', format: 'json', write }),
     services: ({ attestation, cache }) => [
       sdsApi({
         attestation,
@@ -49,7 +53,7 @@ async function start(options: { maxNames?: number; peerOf?: 'process' | 'local' 
     socket.cache.setEntries([web]);
     socket.cache.putSvids([webSvid]);
   };
-  return { ...socket, fill, connect: () => new TestProxy(socket.target) };
+  return { ...socket, fill, lines, connect: () => new TestProxy(socket.target) };
 }
 
 /** A proxy: one connection, with as many streams as wanted. */
@@ -448,6 +452,43 @@ describe('FetchSecrets', () => {
     await expect(connect().fetch(['default'], { typeUrl: 'x' })).rejects.toMatchObject({
       code: status.INVALID_ARGUMENT,
     });
+  });
+});
+
+describe('the log', () => {
+  test('says once for a connection why a name is held, as soon as that is known', async () => {
+    const { fill, connect, cache, lines } = await start();
+    const proxy = connect();
+    const [first, second] = [proxy.stream(['nonsense', 'ROOTCA']), proxy.stream(['nonsense', 'ROOTCA'])];
+    fill();
+    await Promise.all([first.next(), second.next()]);
+    cache.setEntries([{ ...web, hint: 'changed', revision: 1 }]);
+    expect(lines).toEqual([
+      expect.objectContaining({
+        level: 'info',
+        message: 'secret held; it is sent once it is there',
+        resource: 'nonsense',
+        reason: 'unknown name',
+        pid: process.pid,
+      }),
+    ]);
+  });
+
+  test('says what a proxy refused, with its text made harmless', async () => {
+    const { fill, connect, lines } = await start();
+    fill();
+    const { ask, next } = connect().stream(['ROOTCA']);
+    const { versionInfo } = await next();
+    ask({ names: ['ROOTCA', 'default'], nonce: '1', error: 'no\u001b good' });
+    await next();
+    expect(lines).toEqual([
+      expect.objectContaining({
+        level: 'warn',
+        resource: 'ROOTCA',
+        version: versionInfo,
+        refusal: 'no\\u{1b} good',
+      }),
+    ]);
   });
 });
 

@@ -57,10 +57,9 @@ export function sdsApi(deps: SdsApiDeps): GrpcService {
 
   return serviceOf(definition, {
     streamSecrets: rawBidi((call, context) => {
-      parts(context).then(
-        (found) => new SdsStream({ call, context }, found).start(),
-        (error: unknown) => context.end(error),
-      );
+      parts(context)
+        .then((found) => new SdsStream({ call, context }, found).start())
+        .catch((error: unknown) => context.end(error));
     }),
     fetchSecrets: unary(async (request, context) => {
       const found = await parts(context);

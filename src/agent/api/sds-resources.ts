@@ -157,7 +157,7 @@ function madeOnce<K extends object>(
 }
 
 /** What Envoy's SPIFFE validator can use of a bundle: it finds no path to an anchor that is not self-signed. */
-export function selfSignedAnchors(bundle: Bundle): TrustAnchors | undefined {
+function selfSignedAnchors(bundle: Bundle): TrustAnchors | undefined {
   return anchorsOf(bundle, bundle.certificates().filter(isSelfSigned));
 }
 

@@ -84,9 +84,11 @@ describe('a name that does not exist', () => {
   test('is held and sent when it appears', () => {
     const { world, session, first } = start({ a: 'v1' }, ['a', 'later']);
     expect(first.map((send) => send.name)).toEqual(['a']);
+    expect(session.held()).toEqual(['later']);
     world.map.set('later', 'v1');
     session.worldChanged();
     expect(drain(session)).toEqual([{ name: 'later', version: 'v1', nonce: '2' }]);
+    expect(session.held()).toEqual([]);
   });
 
   test('that was withdrawn and comes back unchanged is not sent again', () => {

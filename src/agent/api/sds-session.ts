@@ -127,6 +127,11 @@ export class SdsSession {
     return { ...due, nonce: String(this.#lastNonce) };
   }
 
+  /** The names asked for that are held, because the world does not have them now. */
+  held(): readonly string[] {
+    return [...this.#subscribed.keys()].filter((name) => this.#world.lookup(name) === undefined);
+  }
+
   /** For metrics and for tests of the bounds. */
   get sizes(): {
     readonly subscribed: number;

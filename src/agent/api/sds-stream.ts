@@ -64,7 +64,7 @@ export class SdsStream {
       this.#caller.release();
       return;
     }
-    const unsubscribe = this.#caller.view.subscribe(() => this.#step(() => this.#session.worldChanged()));
+    const unsubscribe = this.#caller.view.subscribe(() => this.#step(() => this.#worldChanged()));
     signal.addEventListener(
       'abort',
       () => {
@@ -98,8 +98,13 @@ export class SdsStream {
     checkTypeUrl(request.typeUrl);
     this.#connection.node ??= request.node;
     const answer = this.#session.receive(request);
-    if (answer !== undefined) this.#note(answer);
-    this.#logHeld(request.names);
+    if (answer === undefined) this.#logHeld();
+    else this.#note(answer);
+  }
+
+  #worldChanged(): void {
+    this.#session.worldChanged();
+    this.#logHeld();
   }
 
   #pump(): void {
@@ -143,17 +148,19 @@ export class SdsStream {
     else this.#context.log.warn({ ...fields, refusal: error }, 'secret refused by the proxy');
   }
 
-  /** Says once for a connection and name why the proxy waits; the reason is the first thing that users look for. */
-  #logHeld(names: readonly string[]): void {
+  /** Says once for a connection and name why the proxy waits: the first thing that its users look for. */
+  #logHeld(): void {
     const { heldNames, node } = this.#connection;
-    for (const name of names) {
-      if (heldNames.size >= maxHeldNamesLogged) return;
-      const reason = this.#resources.whyHeld(name, this.#caller.view.value, node?.validator);
-      if (reason === undefined || reason === 'agent is starting' || heldNames.has(foreignText(name)))
-        continue;
-      heldNames.add(foreignText(name));
+    const view = this.#caller.view.value;
+    // At the start nothing is known yet; it is looked at again with the next view.
+    if (!view.isSynced || heldNames.size >= maxHeldNamesLogged) return;
+    for (const name of this.#session.held()) {
+      const resource = foreignText(name);
+      if (heldNames.has(resource) || heldNames.size >= maxHeldNamesLogged) continue;
+      heldNames.add(resource);
+      const reason = this.#resources.whyHeld(name, view, node?.validator);
       this.#context.log.info(
-        { ...this.#proxy(), resource: foreignText(name), reason },
+        { ...this.#proxy(), resource, reason },
         'secret held; it is sent once it is there',
       );
     }
