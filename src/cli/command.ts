@@ -5,6 +5,7 @@ import { unixChannel } from '../rpc/grpc-client.ts';
 import { findDurationMs } from '../runtime/config-file.ts';
 import { AppError, errorText } from '../runtime/error.ts';
 import type { OutputFormat } from './output.ts';
+import { withRemoteServer } from './remote-server.ts';
 
 /** Default sockets, as in the default configurations. */
 export const defaultServerSocket = '/run/signet/server/admin.sock';
@@ -49,13 +50,15 @@ export function withConventions(target: Command): Command {
     .exitOverride();
 }
 
-/** `--output`, `--quiet`, `--socket` as every administration command has them. */
+/** `--output`, `--quiet`, `--socket`, `--server` as every administration command has them. */
 export function withServerOptions(target: Command): Command {
-  return withOutput(target).addOption(
-    new Option('--socket <path>', "the server's admin socket")
-      .env('SIGNET_SERVER_SOCKET')
-      .default(defaultServerSocket),
-  );
+  return withOutput(target)
+    .addOption(
+      new Option('--socket <path>', "the server's admin socket")
+        .env('SIGNET_SERVER_SOCKET')
+        .default(defaultServerSocket),
+    )
+    .option('--server <host:port>', 'a remote server instead; needs an SVID with administrator rights');
 }
 
 export function withOutput(target: Command): Command {
@@ -68,15 +71,19 @@ export function withOutput(target: Command): Command {
 
 export interface ServerOptions {
   readonly socket: string;
+  readonly server?: string;
   readonly output: OutputFormat;
   readonly quiet?: boolean;
 }
 
 /** Runs `work` with a client on the server's admin socket; says what to do when nobody is there. */
 export async function withServer<T>(
-  options: { readonly socket: string },
+  options: { readonly socket: string; readonly server?: string },
   work: (client: ServerClient, signal: AbortSignal) => Promise<T>,
 ): Promise<T> {
+  const signal = interruption();
+  const workloadSocket = defaultWorkloadSocket;
+  if (options.server !== undefined) return withRemoteServer(options.server, { workloadSocket, signal }, work);
   requireSocket(
     options.socket,
     'server',
@@ -85,7 +92,7 @@ export async function withServer<T>(
   );
   const channel = unixChannel(options.socket);
   try {
-    return await work(new ServerClient(channel), interruption());
+    return await work(new ServerClient(channel), signal);
   } finally {
     channel.close();
   }
