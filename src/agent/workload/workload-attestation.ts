@@ -22,7 +22,7 @@ export interface AttestedWorkload {
 const attestationTimeoutMs = 10_000;
 
 /**
- * Attests callers once per connection, whatever they call and on however many streams. All attestors must succeed:
+ * Attests callers once per connection and program, whatever they call and on however many streams. All attestors must succeed:
  * a missing selector could make a caller look like another one.
  */
 export class WorkloadAttestation {
@@ -37,14 +37,15 @@ export class WorkloadAttestation {
   attest({ peer, connection }: WorkloadConnection): Promise<AttestedWorkload> {
     const known = this.#attested.get(connection);
     if (known !== undefined) return known;
-    const attested = this.#attest(peer);
+    const forget = () => this.#attested.delete(connection);
+    const attested = this.#attest(peer, forget);
     this.#attested.set(connection, attested);
     // A failure that can pass is not remembered: the next stream of the connection tries again.
-    attested.catch(() => this.#attested.delete(connection));
+    attested.catch(forget);
     return attested;
   }
 
-  async #attest(peer: PeerProcess): Promise<AttestedWorkload> {
+  async #attest(peer: PeerProcess, forget: () => void): Promise<AttestedWorkload> {
     const { attestors, log } = this.#deps;
     const who = { pid: peer.pid, uid: peer.uid, gid: peer.gid };
     // The fingerprint first: a program replaced while it is attested then shows at the first check.
@@ -63,18 +64,20 @@ export class WorkloadAttestation {
     if (!peer.isAlive()) throw new AppError('permission-denied', 'the calling process has exited');
     const selectors = canonicalSelectors(found.flat());
     log.debug({ ...who, selectors: selectors.map(selectorText) }, 'workload attested');
-    return { selectors, verifyStillSame: this.#checkOf(peer, fingerprint) };
+    return { selectors, verifyStillSame: this.#checkOf(peer, fingerprint, forget) };
   }
 
   /** Streams that ask at the same moment share one look at /proc. */
-  #checkOf(peer: PeerProcess, fingerprint: string): () => Promise<void> {
+  #checkOf(peer: PeerProcess, fingerprint: string, forget: () => void): () => Promise<void> {
     let running: Promise<void> | undefined;
     const check = async () => {
       const now = await this.#fingerprint(peer);
       // Facts first, liveness last: only then were they the facts of this process.
       if (!peer.isAlive()) throw new AppError('permission-denied', 'the calling process has exited');
       if (now !== fingerprint) {
-        const why = 'the calling process runs another program than when it connected; connect again';
+        // What is asked for next on this connection is asked by the new program, and attested as such.
+        forget();
+        const why = 'the calling process runs another program than when it was attested; ask again';
         this.#deps.log.warn({ pid: peer.pid, uid: peer.uid }, why);
         throw new AppError('permission-denied', why);
       }

@@ -88,6 +88,14 @@ export function fingerprintOf(facts: BigIntStats): string {
   return [facts.dev, facts.ino, facts.mtimeNs, facts.ctimeNs, facts.size].join(':');
 }
 
+/**
+ * Equal while a process runs the same program. Without ctime: a running file cannot be written, but anybody may link
+ * it, and an upgrade unlinks it, and neither makes it another program.
+ */
+export function runningProgramOf(facts: BigIntStats): string {
+  return [facts.dev, facts.ino, facts.mtimeNs, facts.size].join(':');
+}
+
 const deletedMark = ' (deleted)';
 
 /**

@@ -6,11 +6,11 @@ import type { Selector } from '../../spiffe/selector.ts';
 import { AccountFile } from './passwd-file.ts';
 import {
   findProgramPath,
-  fingerprintOf,
   openProgram,
   type ProcessStatus,
   type Program,
   readProcessStatus,
+  runningProgramOf,
   statProgram,
 } from './proc-reader.ts';
 import { ProgramHashes } from './program-hash.ts';
@@ -59,7 +59,7 @@ export class UnixWorkloadAttestor implements WorkloadAttestor {
 
   /** Throws `permission-denied` when the program cannot be seen or the process has exited. */
   async programFingerprint(peer: PeerProcess): Promise<string> {
-    return readingOf(peer, async () => fingerprintOf(await statProgram(peer.pid)));
+    return readingOf(peer, async () => runningProgramOf(await statProgram(peer.pid)));
   }
 
   async #accountSelectors(peer: PeerProcess, groups: readonly number[]): Promise<readonly string[]> {
@@ -80,7 +80,7 @@ export class UnixWorkloadAttestor implements WorkloadAttestor {
       throw error;
     });
     const hash = await this.#hashOf(program, signal);
-    if (fingerprintOf(await statProgram(pid)) !== fingerprintOf(program.facts)) {
+    if (runningProgramOf(await statProgram(pid)) !== runningProgramOf(program.facts)) {
       throw refused('PROGRAM_CHANGED', `the program of process ${pid} changed while it was attested`);
     }
     return [
