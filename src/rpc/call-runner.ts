@@ -1,5 +1,4 @@
 import type {
-  Metadata,
   ServerDuplexStream,
   ServerUnaryCall,
   ServerWritableStream,
@@ -11,6 +10,7 @@ import { AppError, type ErrorCode } from '../runtime/error.ts';
 import type { Logger, LogLevel } from '../runtime/log.ts';
 import { type Caller, callerText } from './caller.ts';
 import type { AnyHandler, Authorize, CallContext, GrpcService } from './handlers.ts';
+import { RunningCall, type SurfaceCall } from './running-call.ts';
 import { type CallStatus, toServiceError } from './status.ts';
 import { pump, requestsOf } from './streams.ts';
 
@@ -31,51 +31,41 @@ const logLevelOf = {
   unimplemented: 'debug',
 } as const satisfies Record<ErrorCode, LogLevel>;
 
-/** What all kinds of grpc-js calls have in common. */
-interface SurfaceCall {
-  readonly metadata: Metadata;
-  readonly cancelled: boolean;
-  getPath(): string;
-  getPeer(): string;
-  on(event: 'cancelled', listener: () => void): unknown;
-}
+type DuplexCall = ServerDuplexStream<unknown, unknown>;
+type StreamCall = DuplexCall | ServerWritableStream<unknown, unknown>;
+type Work = (context: CallContext) => Promise<unknown>;
+type MethodKind = {
+  readonly path: string;
+  readonly requestStream: boolean;
+  readonly responseStream: boolean;
+};
 
-interface Running {
-  readonly isStream: boolean;
-  readonly stop: (error: AppError) => void;
+interface Deps {
+  /** Finds who is behind `getPeer()`; throws when the connection is not known. */
+  readonly callerOf: (peer: string) => Caller;
+  readonly authorize: Authorize;
+  readonly log: Logger;
 }
-
-type Messages = ServerDuplexStream<unknown, unknown>;
-type OutgoingStream = Messages | ServerWritableStream<unknown, unknown>;
 
 /**
  * Runs the calls of one listener: finds the caller, asks for permission, hands the call to its handler, ends it with
  * a status and logs it once if it failed. Knows all calls that run, so that a stop can end them.
  */
 export class CallRunner {
-  readonly #deps: {
-    readonly callerOf: (peer: string) => Caller;
-    readonly authorize: Authorize;
-    readonly log: Logger;
-  };
-  readonly #running = new Set<Running>();
+  readonly #deps: Deps;
+  readonly #running = new Set<RunningCall>();
   #refusal: AppError | undefined;
   #onIdle: () => void = () => undefined;
 
-  constructor(deps: {
-    /** Finds who is behind `getPeer()`; throws when the connection is not known. */
-    readonly callerOf: (peer: string) => Caller;
-    readonly authorize: Authorize;
-    readonly log: Logger;
-  }) {
+  constructor(deps: Deps) {
     this.#deps = deps;
   }
 
   /** The service as grpc-js takes it. */
   implementationOf(service: GrpcService): UntypedServiceImplementation {
-    const methods = Object.entries(service.definition).map(([name, { path }]) => {
-      const handler = service.handlers.get(name) ?? unimplemented(path, service.definition[name]);
-      return [name, this.#adapt(handler)] as const;
+    const methods = Object.entries(service.definition).map(([name, method]) => {
+      const handler = service.handlers.get(name);
+      return [name, handler === undefined ? unimplemented(method) : this.#adapt(handler)] as const;
     });
     return Object.fromEntries(methods);
   }
@@ -83,12 +73,12 @@ export class CallRunner {
   /** From now on every new call gets `error`; streams that run end with it at once, unary calls may finish. */
   refuse(error: AppError): void {
     this.#refusal = error;
-    for (const running of [...this.#running]) if (running.isStream) running.stop(error);
+    for (const call of [...this.#running]) if (call.isStream) call.fail(error);
   }
 
   /** Ends every call that still runs. */
   stopAll(error: AppError): void {
-    for (const running of [...this.#running]) running.stop(error);
+    for (const call of [...this.#running]) call.fail(error);
   }
 
   /** Resolves when no call runs. */
@@ -103,97 +93,52 @@ export class CallRunner {
   #adapt(handler: AnyHandler): UntypedHandleCall {
     switch (handler.kind) {
       case 'unary':
-        return (call: ServerUnaryCall<unknown, unknown>, respond: sendUnaryData<unknown>) => {
+        return (call: ServerUnaryCall<unknown, unknown>, respond: sendUnaryData<unknown>) =>
           this.#run(call, {
             isStream: false,
-            work: async (context) => handler.handle(call.request as never, context),
+            work: (context) => handler.handle(call.request as never, context),
             end: (status, value) => respond(status ?? null, value),
           });
-        };
       case 'server-stream':
-        return (call: ServerWritableStream<unknown, unknown>) => {
+        return (call: ServerWritableStream<unknown, unknown>) =>
           this.#runStream(call, (context) =>
             pump(call, handler.handle(call.request as never, context), context.signal),
           );
-        };
       case 'bidi':
-        return (call: Messages) => {
+        return (call: DuplexCall) =>
           this.#runStream(call, (context) => {
             const requests = requestsOf(call, context.signal) as AsyncIterable<never>;
             return pump(call, handler.handle(requests, context), context.signal);
           });
-        };
       case 'raw-bidi':
-        return (call: Messages) => {
-          this.#runStream(
-            call,
-            (context) =>
-              new Promise((resolve, reject) => {
-                const end = (error?: unknown) => (error === undefined ? resolve(undefined) : reject(error));
-                handler.handle(call as ServerDuplexStream<never, never>, { ...context, end });
-              }),
-          );
-        };
+        return (call: DuplexCall) =>
+          this.#runStream(call, (context) => {
+            const { promise, resolve, reject } = Promise.withResolvers<void>();
+            const end = (error?: unknown) => (error === undefined ? resolve() : reject(error));
+            handler.handle(call as ServerDuplexStream<never, never>, { ...context, end });
+            return promise;
+          });
     }
   }
 
-  #runStream(call: OutgoingStream, work: (context: CallContext) => Promise<unknown>): void {
-    this.#run(call, {
-      isStream: true,
-      work,
-      end: (status) => {
-        if (status === undefined) call.end();
-        else call.emit('error', status);
-      },
-    });
+  #runStream(call: StreamCall, work: Work): void {
+    this.#run(call, { isStream: true, work, end: (status) => endStream(call, status) });
   }
 
   #run(
     call: SurfaceCall,
     parts: {
       readonly isStream: boolean;
-      readonly work: (context: CallContext) => Promise<unknown>;
+      readonly work: Work;
       readonly end: (status: CallStatus | undefined, value?: unknown) => void;
     },
   ): void {
-    const controller = new AbortController();
-    let isEnded = false;
-    const finish = (status: CallStatus | undefined, value?: unknown) => {
-      if (isEnded) return;
-      isEnded = true;
-      this.#running.delete(running);
-      if (this.#running.size === 0) this.#onIdle();
-      if (!call.cancelled) parts.end(status, value);
-      controller.abort();
-    };
-    const fail = (error: unknown, caller?: Caller) => {
-      if (!isEnded && !call.cancelled) this.#logFailure(call, error, caller);
-      finish(toServiceError(error));
-    };
-    const running: Running = {
-      isStream: parts.isStream,
-      stop: (error) => {
-        controller.abort(error);
-        fail(error);
-      },
-    };
+    const running = new RunningCall(call, { ...parts, onOver: (over) => this.#forget(over) });
     this.#running.add(running);
-    call.on('cancelled', () => {
-      controller.abort(new AppError('cancelled', 'the caller has gone'));
-      finish(undefined);
-    });
-    this.#serve(call, controller.signal, parts.work).then(
-      (value) => finish(undefined, value),
-      ({ error, caller }: Failure) => fail(error, caller),
-    );
+    void this.#serve(call, running, parts.work);
   }
 
-  /** The steps before a handler may see the call. Rejects with a Failure only. */
-  async #serve(
-    call: SurfaceCall,
-    signal: AbortSignal,
-    work: (context: CallContext) => Promise<unknown>,
-  ): Promise<unknown> {
+  async #serve(call: SurfaceCall, running: RunningCall, work: Work): Promise<void> {
     const { callerOf, authorize, log } = this.#deps;
     let caller: Caller | undefined;
     try {
@@ -201,11 +146,16 @@ export class CallRunner {
       caller = callerOf(peerOf(call));
       const method = call.getPath();
       await authorize(caller, method);
-      signal.throwIfAborted();
-      return await work({ caller, method, metadata: call.metadata, signal, log });
+      if (running.signal.aborted) return;
+      running.succeed(await work({ caller, method, metadata: call.metadata, signal: running.signal, log }));
     } catch (error) {
-      throw { error, caller } satisfies Failure;
+      if (running.fail(error)) this.#logFailure(call, error, caller);
     }
+  }
+
+  #forget(call: RunningCall): void {
+    this.#running.delete(call);
+    if (this.#running.size === 0) this.#onIdle();
   }
 
   #logFailure(call: SurfaceCall, error: unknown, caller: Caller | undefined): void {
@@ -216,9 +166,9 @@ export class CallRunner {
   }
 }
 
-interface Failure {
-  readonly error: unknown;
-  readonly caller: Caller | undefined;
+function endStream(call: StreamCall, status: CallStatus | undefined): void {
+  if (status === undefined) call.end();
+  else call.emit('error', status);
 }
 
 /** grpc-js throws when the connection is gone by the time a call is looked at. */
@@ -230,19 +180,9 @@ function peerOf(call: SurfaceCall): string {
   }
 }
 
-function unimplemented(
-  path: string,
-  method: { readonly requestStream: boolean; readonly responseStream: boolean } | undefined,
-): AnyHandler {
-  const error = () => new AppError('unimplemented', `${path} is not implemented`);
-  if (method?.requestStream === true) return { kind: 'raw-bidi', handle: (_call, { end }) => end(error()) };
-  if (method?.responseStream === true) {
-    return {
-      kind: 'server-stream',
-      handle: () => {
-        throw error();
-      },
-    };
-  }
-  return { kind: 'unary', handle: () => Promise.reject(error()) };
+/** Answers everybody, without asking who it is: that a method does not exist is no secret. */
+function unimplemented({ path, requestStream, responseStream }: MethodKind): UntypedHandleCall {
+  const status = toServiceError(new AppError('unimplemented', `${path} is not implemented`));
+  if (requestStream || responseStream) return (call: StreamCall) => endStream(call, status);
+  return (_call: unknown, respond: sendUnaryData<unknown>) => respond(status);
 }

@@ -112,7 +112,10 @@ export class GrpcListener {
       if (peerOf === 'local') listener.#acceptLocal(socket);
       else listener.#acceptProcess(socket, options);
     };
-    listener.#acceptor = await listenUnix({ path, mode, isPrivate: peerOf === 'local' }, accept);
+    listener.#acceptor = await listenUnix(
+      { path, mode, isPrivate: peerOf === 'local', onAcceptError: listener.#onAcceptError },
+      accept,
+    );
     return listener;
   }
 
@@ -129,7 +132,7 @@ export class GrpcListener {
     const limits = { ...tlsLimits, ...options.limits };
     const listener = new GrpcListener(options, limits);
     listener.#acceptor = await listenTls(
-      { ...options, maxHandshakes: limits.maxHandshakes },
+      { ...options, maxHandshakes: limits.maxHandshakes, onAcceptError: listener.#onAcceptError },
       (socket, client) => {
         const { address, svid } = client;
         const callerOf = () =>
@@ -181,6 +184,9 @@ export class GrpcListener {
     await Promise.race([work, this.#clock.sleep(ms, done.signal)]);
     done.abort();
   }
+
+  readonly #onAcceptError = (error: Error): void =>
+    this.#refusals.note({ error }, 'the system cannot accept it');
 
   #acceptLocal(socket: Socket): void {
     this.#admit(socket, { callerOf: () => ({ kind: 'local' }) });

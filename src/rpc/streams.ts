@@ -52,7 +52,8 @@ async function settledOrAborted<T>(promise: Promise<T>, signal: AbortSignal): Pr
   // Not Promise.race with one promise per call: each round would leave a reaction on it for as long as the call lives.
   return new Promise((resolve, reject) => {
     const onAbort = () => resolve(undefined);
-    signal.addEventListener('abort', onAbort, { once: true });
+    if (signal.aborted) onAbort();
+    else signal.addEventListener('abort', onAbort, { once: true });
     promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
   });
 }

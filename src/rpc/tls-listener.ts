@@ -1,6 +1,11 @@
 import { constants } from 'node:crypto';
 import { createServer, type Server, type Socket } from 'node:net';
-import { createServer as createTlsServer, type TLSSocket, type TlsOptions } from 'node:tls';
+import {
+  createServer as createTlsServer,
+  type TLSSocket,
+  type TlsOptions,
+  type Server as TlsServer,
+} from 'node:tls';
 import { AppError } from '../runtime/error.ts';
 import type { Logger } from '../runtime/log.ts';
 import type { Observable } from '../runtime/observable.ts';
@@ -27,46 +32,78 @@ export interface TlsClient {
 
 const handshakeTimeoutMs = 10_000;
 
+interface TlsListenerOptions {
+  readonly host: string;
+  readonly port: number;
+  readonly identity: Observable<TlsIdentity | undefined>;
+  readonly verifyClient: VerifyClient;
+  /** Handshakes at the same time; more are cut off. */
+  readonly maxHandshakes: number;
+  readonly handshakeTimeoutMs?: number;
+  readonly log: Logger;
+  /** A connection that the system could not accept, such as for want of descriptors. */
+  readonly onAcceptError: (error: Error) => void;
+}
+
 /**
  * Listens with TLS 1.3 and ALPN `h2`. A client certificate is optional; one that OpenSSL or `verifyClient` does not
  * accept ends the connection. A new `identity` counts for new connections. Sessions are never resumed: a resumed
  * session would skip the verification.
  */
 export async function listenTls(
-  options: {
-    readonly host: string;
-    readonly port: number;
-    readonly identity: Observable<TlsIdentity | undefined>;
-    readonly verifyClient: VerifyClient;
-    /** Handshakes at the same time; more are cut off. */
-    readonly maxHandshakes: number;
-    readonly handshakeTimeoutMs?: number;
-    readonly log: Logger;
-  },
+  options: TlsListenerOptions,
   onConnection: (socket: TLSSocket, client: TlsClient) => void,
 ): Promise<Acceptor> {
-  const { identity, verifyClient, log } = options;
+  const { identity, log } = options;
   const tls = createTlsServer({
     ...contextOf(identity.value),
     requestCert: true,
-    // Without a certificate a client may come in; one with a bad certificate is refused below.
+    // Without a certificate a client may come in; one with a bad certificate is refused in `clientOf`.
     rejectUnauthorized: false,
     ALPNProtocols: ['h2'],
     handshakeTimeout: options.handshakeTimeoutMs ?? handshakeTimeoutMs,
   });
+  const server = acceptTcp(tls, options, onConnection);
+  await listening(server, options);
+  const unsubscribe = identity.subscribe(() => {
+    try {
+      tls.setSecureContext(contextOf(identity.value));
+    } catch (error) {
+      log.error({ error }, 'the new TLS certificate cannot be used; the old one stays');
+    }
+  });
+  return {
+    address: boundAddress(server),
+    close() {
+      unsubscribe();
+      server.close();
+    },
+  };
+}
+
+/** Takes TCP connections itself, in front of Node's TLS server, to count those that have not finished the handshake. */
+function acceptTcp(
+  tls: TlsServer,
+  options: TlsListenerOptions,
+  onConnection: (socket: TLSSocket, client: TlsClient) => void,
+): Server {
+  const { verifyClient, maxHandshakes, log } = options;
   const open = { tcp: 0, tls: 0 };
+  const count = (kind: keyof typeof open, socket: Socket) => {
+    open[kind] += 1;
+    socket.once('close', () => {
+      open[kind] -= 1;
+    });
+    // Nobody else listens for the errors of a connection that its client drops.
+    socket.on('error', () => undefined);
+  };
   tls.on('tlsClientError', (error, socket) => {
     log.debug({ error, address: addressOf(socket) }, 'TLS handshake failed');
     // Node leaves it open when the handshake was too slow.
     socket.destroy();
   });
   tls.on('secureConnection', (socket) => {
-    open.tls += 1;
-    socket.once('close', () => {
-      open.tls -= 1;
-    });
-    // After the handshake nobody else listens for the errors of a connection that its client drops.
-    socket.on('error', () => undefined);
+    count('tls', socket);
     const address = addressOf(socket);
     try {
       onConnection(socket, { address, svid: clientOf(socket, verifyClient) });
@@ -75,33 +112,12 @@ export async function listenTls(
       socket.destroy();
     }
   });
-  const unsubscribe = identity.subscribe(() => {
-    try {
-      tls.setSecureContext(contextOf(identity.value));
-    } catch (error) {
-      log.error({ error }, 'the new TLS certificate cannot be used; the old one stays');
-    }
+  return createServer((socket) => {
+    const hasRoom = open.tcp - open.tls < maxHandshakes;
+    count('tcp', socket);
+    if (hasRoom) tls.emit('connection', socket);
+    else socket.destroy();
   });
-  const server = createServer((socket) => {
-    socket.on('error', () => undefined);
-    if (open.tcp - open.tls >= options.maxHandshakes) {
-      socket.destroy();
-      return;
-    }
-    open.tcp += 1;
-    socket.once('close', () => {
-      open.tcp -= 1;
-    });
-    tls.emit('connection', socket);
-  });
-  await listening(server, options);
-  return {
-    address: boundAddress(server),
-    close() {
-      unsubscribe();
-      server.close();
-    },
-  };
 }
 
 /** Throws when the connection must not be served. */
@@ -141,14 +157,18 @@ function contextOf(identity: TlsIdentity | undefined): TlsOptions {
 
 async function listening(
   server: Server,
-  options: { readonly host: string; readonly port: number },
+  options: {
+    readonly host: string;
+    readonly port: number;
+    readonly onAcceptError: (error: Error) => void;
+  },
 ): Promise<void> {
-  const { host, port } = options;
+  const { host, port, onAcceptError } = options;
   await new Promise<void>((done, failed) => {
     server.once('error', failed);
     server.listen({ host, port, backlog: listenBacklog }, () => {
       server.off('error', failed);
-      server.on('error', () => undefined);
+      server.on('error', onAcceptError);
       done();
     });
   }).catch((cause: unknown) => {

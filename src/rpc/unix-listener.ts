@@ -25,7 +25,13 @@ export interface Acceptor {
  * is no socket, is refused (`failed-precondition`). The directory is made when absent: 0755, or 0700 if private.
  */
 export async function listenUnix(
-  options: { readonly path: string; readonly mode: number; readonly isPrivate: boolean },
+  options: {
+    readonly path: string;
+    readonly mode: number;
+    readonly isPrivate: boolean;
+    /** A connection that the system could not accept, such as for want of descriptors. */
+    readonly onAcceptError: (error: Error) => void;
+  },
   onConnection: (socket: Socket) => void,
 ): Promise<Acceptor> {
   const path = resolve(options.path);
@@ -47,7 +53,7 @@ export async function listenUnix(
     await chmod(temporary, options.mode);
     const { dev, ino } = await lstat(temporary);
     await rename(temporary, path);
-    server.on('error', () => undefined);
+    server.on('error', options.onAcceptError);
     return { address: path, close: () => close(server, path, { dev, ino }) };
   } catch (cause) {
     server.close();
@@ -97,7 +103,7 @@ function answers(path: string): Promise<boolean> {
       probe.destroy();
       found(true);
     });
-    probe.once('error', (error: NodeJS.ErrnoException) => {
+    probe.on('error', (error: NodeJS.ErrnoException) => {
       found(error.code !== 'ECONNREFUSED' && error.code !== 'ENOENT');
     });
   });
