@@ -27,7 +27,7 @@ test: setup check ## all of it: set-up, checks, unit and end-to-end tests
 	@$(run) vitest run
 
 demo: setup ## two Envoys speak mTLS with rotating identities; Ctrl-C ends it
-	@$(run) node demo/demo.ts
+	@$(run) exec node demo/demo.ts
 
 bench: setup ## measure and print numbers; BENCH=name for one of bench/
 	@for name in $(or $(BENCH),$(filter-out support,$(basename $(notdir $(wildcard bench/*.ts))))); do \

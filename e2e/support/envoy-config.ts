@@ -30,6 +30,8 @@ export interface SidecarSettings {
   readonly agentSocket: string;
   /** Where the sidecar sends its requests: `app` of the backend, `backend` of the frontend; a port of 127.0.0.1. */
   readonly upstreamPort: number;
+  /** SDS name of the sidecar's own certificate; `default` when left out. */
+  readonly certificateName?: string;
   /** SPIFFE IDs in the place of others, such as the caller that is let in. */
   readonly ids?: Readonly<Record<string, string>>;
   /** How long Envoy waits for the secrets before it opens its ports; `0s` is for ever. */
@@ -49,12 +51,14 @@ export type Sidecar = keyof typeof upstreamClusters;
  * in, listeners on free ports of 127.0.0.1, the rest as `settings` say. JSON, which Envoy reads as YAML.
  */
 export function sidecarConfig(sidecar: Sidecar, settings: SidecarSettings): string {
-  const { ids = {}, initialFetchTimeout } = settings;
+  const { ids = {}, initialFetchTimeout, certificateName } = settings;
   const text = readFileSync(`${checkout}envoy-configs/${sidecar}.yaml`, 'utf8');
   const config = replaceValues(parse(text), (key, value) => {
     if (key === 'initial_fetch_timeout' && initialFetchTimeout !== undefined) return initialFetchTimeout;
+    if (key === 'name' && value === 'default' && certificateName !== undefined) return certificateName;
     return typeof value === 'string' ? (ids[value] ?? value) : value;
   }) as EnvoyConfig;
+  allowLongAnswers(config);
   config.admin.address = { pipe: { path: 'admin.sock' } };
   for (const listener of config.static_resources.listeners) listener.address = loopback(0);
   setUpstream(getCluster(config, 'signet_agent'), { pipe: { path: settings.agentSocket } });
@@ -84,6 +88,13 @@ function getCluster(config: EnvoyConfig, name: string): Cluster {
 
 function setUpstream(cluster: Cluster, address: Address): void {
   cluster.load_assignment.endpoints[0].lb_endpoints[0].endpoint.address = address;
+}
+
+/** Envoy ends an answer that is not complete after 15 s, unless its route says otherwise. */
+function allowLongAnswers(value: unknown): void {
+  if (typeof value !== 'object' || value === null) return;
+  if ('route' in value && typeof value.route === 'object') value.route = { ...value.route, timeout: '0s' };
+  for (const inner of Object.values(value)) allowLongAnswers(inner);
 }
 
 /** A deep copy with every value that is no list and no object replaced. */

@@ -6,6 +6,15 @@ import type { RunningProcess } from './process.ts';
 import type { ProxyIdentity } from './proxy-identity.ts';
 import type { Sandbox } from './sandbox.ts';
 
+/** Of Envoy's page `/certs`. */
+interface CertificateDetails {
+  readonly cert_chain: readonly {
+    readonly serial_number: string;
+    readonly subject_alt_names: readonly { readonly uri?: string }[];
+  }[];
+  readonly ca_cert: readonly { readonly serial_number: string }[];
+}
+
 /** A real Envoy in a sandbox: one worker, admin on a Unix socket, no hot restart and so nothing shared with others. */
 export class EnvoyProcess {
   readonly identity: ProxyIdentity;
@@ -27,7 +36,17 @@ export class EnvoyProcess {
     const started = await sandbox.start({
       name: `envoy ${identity.name}`,
       command: identity.binary,
-      args: ['--config-path', path, '--concurrency', '1', '--disable-hot-restart', '--log-level', 'warning'],
+      args: [
+        '--config-path',
+        path,
+        '--concurrency',
+        '1',
+        '--disable-hot-restart',
+        '--log-level',
+        'warning',
+        '--file-flush-interval-msec',
+        '50',
+      ],
       cwd: identity.dir,
       ...(uid === undefined ? {} : { uid, gid: uid }),
     });
@@ -102,12 +121,22 @@ export class EnvoyProcess {
 
   /** Its own certificates: SPIFFE ID and serial number (lower-case hex), in the order of use. */
   async ownCertificates(): Promise<readonly { readonly id: string; readonly serial: string }[]> {
-    const { certificates } = JSON.parse(await this.admin('/certs')) as {
-      certificates: { cert_chain: { serial_number: string; subject_alt_names: { uri?: string }[] }[] }[];
-    };
+    const certificates = await this.#certificates();
     return certificates.flatMap(({ cert_chain: [leaf] }) =>
       leaf === undefined ? [] : [{ id: leaf.subject_alt_names[0]?.uri ?? '', serial: leaf.serial_number }],
     );
+  }
+
+  /** Serial numbers of the roots it trusts. */
+  async trustedRoots(): Promise<ReadonlySet<string>> {
+    const certificates = await this.#certificates();
+    return new Set(certificates.flatMap(({ ca_cert }) => ca_cert.map((root) => root.serial_number)));
+  }
+
+  /** A context with a SPIFFE bundle is listed once for its certificate and once for each root. */
+  async #certificates(): Promise<readonly CertificateDetails[]> {
+    const page = JSON.parse(await this.admin('/certs')) as { certificates: CertificateDetails[] };
+    return page.certificates;
   }
 
   /** The secrets it holds, and the version of each as the agent sent it. */

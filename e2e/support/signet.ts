@@ -2,7 +2,13 @@ import { execFile } from 'node:child_process';
 import { chmod, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
+import { ServerClient } from '../../src/clients/server-client.ts';
+import { HealthService, State } from '../../src/gen/signet/health/v1/health.ts';
+import { callUnary, unixChannel } from '../../src/rpc/grpc-client.ts';
+import { buildCsr } from '../../src/x509/csr.ts';
+import { createSoftwareSigner, generatePrivateKey } from '../../src/x509/signature.ts';
 import { signetBinary } from './checkout.ts';
+import type { Patience } from './eventually.ts';
 import { freePort } from './free-port.ts';
 import type { Exit, RunningProcess } from './process.ts';
 import type { Sandbox } from './sandbox.ts';
@@ -35,16 +41,18 @@ export async function signet(args: readonly string[]): Promise<string> {
 /** What both roles share: a configuration file, a process that can be started again, and readiness. */
 class Role {
   readonly adminSocket: string;
+  readonly dataDir: string;
   protected readonly sandbox: Sandbox;
   readonly #role: 'server' | 'agent';
-  readonly #configPath: string;
+  readonly configPath: string;
   #process: RunningProcess | undefined;
 
   protected constructor(sandbox: Sandbox, role: 'server' | 'agent', dir: string) {
     this.sandbox = sandbox;
     this.#role = role;
-    this.#configPath = join(dir, `${role}.yaml`);
+    this.configPath = join(dir, `${role}.yaml`);
     this.adminSocket = join(dir, 'admin', 'admin.sock');
+    this.dataDir = join(dir, 'data');
   }
 
   get process(): RunningProcess {
@@ -54,10 +62,20 @@ class Role {
 
   /** Starts it with the configuration it has and waits until it says it is well. */
   async start(): Promise<void> {
+    await this.launch();
+    await this.waitUntilHealthy();
+  }
+
+  /** Starts it with the configuration it has, and does not wait for anything. */
+  async launch(env: Readonly<Record<string, string>> = {}): Promise<RunningProcess> {
     const name = `signet ${this.#role}`;
-    const args = [this.#role, 'run', '--config', this.#configPath];
-    this.#process = await this.sandbox.start({ name, command: signetBinary, args });
-    await this.#process.until('healthy', () => this.#isHealthy(), { timeoutMs: 20_000 });
+    const args = [this.#role, 'run', '--config', this.configPath];
+    this.#process = await this.sandbox.start({ name, command: signetBinary, args, env });
+    return this.#process;
+  }
+
+  async waitUntilHealthy(patience: Patience = { timeoutMs: 20_000 }): Promise<void> {
+    await this.process.until('healthy', () => this.#isHealthy(), patience);
   }
 
   async stop(options?: { signal?: NodeJS.Signals }): Promise<Exit> {
@@ -65,14 +83,25 @@ class Role {
   }
 
   protected async writeConfig(config: object): Promise<void> {
-    await writeFile(this.#configPath, stringify(config), { mode: 0o600 });
+    await writeFile(this.configPath, stringify(config), { mode: 0o600 });
   }
 
+  /** What `signet health` asks; without the 0.5 s that a new process takes. */
   async #isHealthy(): Promise<boolean> {
-    const { code, stderr } = await trySignet(['health', '--socket', this.adminSocket]);
-    if (code !== 0 && stderr !== '') throw new Error(stderr.trim());
-    return code === 0;
+    const channel = unixChannel(this.adminSocket);
+    try {
+      const { state } = await callUnary(channel, HealthService.getHealth, {}, { timeoutMs: 1_000 });
+      return state === State.OK;
+    } finally {
+      channel.close();
+    }
   }
+}
+
+/** PEM, as `node:tls` takes it. */
+export interface CertificateWithKey {
+  readonly cert: string;
+  readonly key: string;
 }
 
 /** A registration as `signet entry create` takes it. */
@@ -109,7 +138,7 @@ export class SignetServer extends Role {
     const server = new SignetServer(sandbox, dir, trustDomain, `127.0.0.1:${await freePort()}`);
     await server.writeConfig({
       trustDomain,
-      dataDir: join(dir, 'data'),
+      dataDir: server.dataDir,
       listen: server.address,
       adminSocket: server.adminSocket,
       ...config,
@@ -149,6 +178,21 @@ export class SignetServer extends Role {
     );
   }
 
+  /** A certificate for any identity, as administrators can have one; the key is made here. */
+  async mint(spiffeId: string, { ttlSeconds }: { ttlSeconds: number }): Promise<CertificateWithKey> {
+    const key = await generatePrivateKey('ec-p256');
+    const csr = await buildCsr({ signer: createSoftwareSigner(key), uris: [spiffeId] });
+    const channel = unixChannel(this.adminSocket);
+    try {
+      const signal = AbortSignal.timeout(5_000);
+      const chain = await new ServerClient(channel).mintX509Svid({ csr, ttlSeconds, signal });
+      const cert = chain.map((certificate) => certificate.toPem()).join('');
+      return { cert, key: key.export({ type: 'pkcs8', format: 'pem' }).toString() };
+    } finally {
+      channel.close();
+    }
+  }
+
   async deleteEntry(id: string): Promise<void> {
     await this.admin('entry', 'delete', id);
   }
@@ -161,10 +205,20 @@ export class SignetAgent extends Role {
   /** A SPIFFE ID that its token gave it: parent of its entries. */
   readonly alias: string;
 
-  private constructor(sandbox: Sandbox, dir: string, alias: string) {
-    super(sandbox, 'agent', dir);
-    this.socket = join(dir, 'run', 'api.sock');
+  private constructor(sandbox: Sandbox, name: string, alias: string) {
+    super(sandbox, 'agent', join(sandbox.dir, name));
+    this.socket = SignetAgent.socketIn(sandbox, name);
     this.alias = alias;
+  }
+
+  /** The SPIFFE ID that an agent of this name will answer to, known before it is prepared. */
+  static aliasOf(server: SignetServer, name = 'agent'): string {
+    return `spiffe://${server.trustDomain}/node/${name}`;
+  }
+
+  /** Where the workload socket of an agent of this name will be. */
+  static socketIn(sandbox: Sandbox, name = 'agent'): string {
+    return join(sandbox.dir, name, 'run', 'api.sock');
   }
 
   /** An agent that is configured, with its token made, but not started. */
@@ -176,12 +230,12 @@ export class SignetAgent extends Role {
     await mkdir(join(dir, 'run'), { recursive: true });
     // Whatever the umask: workloads of other users must get to the socket.
     for (const path of [dir, join(dir, 'run')]) await chmod(path, 0o755);
-    const agent = new SignetAgent(sandbox, dir, `spiffe://${server.trustDomain}/node/${name}`);
-    const token = await server.createToken(agent.alias);
-    await writeFile(join(dir, 'bundle.pem'), await server.bundle());
+    const agent = new SignetAgent(sandbox, name, SignetAgent.aliasOf(server, name));
+    const [token, bundle] = await Promise.all([server.createToken(agent.alias), server.bundle()]);
+    await writeFile(join(dir, 'bundle.pem'), bundle);
     await agent.writeConfig({
       trustDomain: server.trustDomain,
-      dataDir: join(dir, 'data'),
+      dataDir: agent.dataDir,
       server: server.address,
       trustBundle: { file: join(dir, 'bundle.pem') },
       workloadSocket: agent.socket,
