@@ -1,12 +1,25 @@
 import { z } from 'zod';
 import { duration } from '../runtime/config-file.ts';
+import { errorText } from '../runtime/error.ts';
 import { logSettings } from '../runtime/log-settings.ts';
+import { TrustDomain } from '../spiffe/spiffe-id.ts';
 import { keyTypes } from '../x509/signature.ts';
 
 /** `{ name: settings }` with exactly one plugin; its settings are parsed by the plugin's own schema. */
 const onePlugin = z
   .record(z.string(), z.unknown())
   .refine((value) => Object.keys(value).length === 1, 'expected exactly one plugin');
+
+/** The server takes an agent for connected that has called within a minute; far below it, roots are known in time. */
+const syncIntervalBounds = { least: 100, most: 30_000 } as const;
+
+const trustDomain = z.string().superRefine((name, context) => {
+  try {
+    TrustDomain.parse(name);
+  } catch (error) {
+    context.addIssue({ code: 'custom', message: errorText(error) });
+  }
+});
 
 const trustBundle = z.union([
   z.strictObject({ file: z.string().min(1).describe('PEM file with the root certificates of the server.') }),
@@ -71,22 +84,25 @@ const limits = z
     streamsPerConnection: z
       .int()
       .min(1)
-      .default(4_096)
+      .default(2_048)
       .describe('Streams at the same time on one connection.'),
     namesPerStream: z.int().min(1).default(1_024).describe('Secret names one SDS stream may ask for.'),
-    messageBytes: z.int().min(65_536).default(1_048_576).describe('Largest message that is read, in bytes.'),
+    messageBytes: z.int().min(65_536).default(262_144).describe('Largest message that is read, in bytes.'),
   })
   .prefault({});
 
 /** The settings of `signet agent run` (`agent.yaml`). */
 export const agentConfigSchema = z
   .strictObject({
-    trustDomain: z.string().describe('Name of the trust domain, such as `example.org`.'),
+    trustDomain: trustDomain.describe('Name of the trust domain, such as `example.org`.'),
     dataDir: z
       .string()
       .min(1)
       .describe("Directory for the agent's own identity and key; made with mode 0700."),
-    server: z.string().min(1).describe('HOST:PORT of the server.'),
+    server: z
+      .string()
+      .regex(/^(\[[0-9a-fA-F:.]+\]|[^:[\]/\s]+):\d{1,5}$/, 'expected HOST:PORT such as signet.internal:8081')
+      .describe('HOST:PORT of the server.'),
     trustBundle: trustBundle.optional().describe('How the server is trusted at the first contact.'),
     insecureBootstrap: z
       .boolean()
@@ -112,7 +128,13 @@ export const agentConfigSchema = z
       .describe(
         'Refuse to run where the kernel cannot name the calling process race-free (Linux before 6.5).',
       ),
-    syncInterval: duration.prefault('5s').describe('How often the server is asked for changes.'),
+    syncInterval: duration
+      .refine(
+        (ms) => ms >= syncIntervalBounds.least && ms <= syncIntervalBounds.most,
+        'expected 100ms to 30s',
+      )
+      .prefault('5s')
+      .describe('How often the server is asked for changes: 100ms to 30s.'),
     svid: svid.describe('Keys and renewal of workload SVIDs.'),
     sds: sds.describe('Envoy secret discovery.'),
     limits: limits.describe('Bounds that protect the agent.'),
