@@ -98,7 +98,8 @@ export async function runServer(
       checks: async () => checks({ authority, rotation, store, entries: index.size, clock }),
     }),
   ];
-  const common = { services, authorize: access.authorize.bind(access), log };
+  const authorize = access.authorize.bind(access);
+  const common = { services, authorize, log, limits: listenerLimits(config) };
   const addresses = { listen: '', adminSocket: config.adminSocket };
   await runServices(
     [
@@ -113,7 +114,6 @@ export async function runServer(
           ...hostAndPort(config.listen),
           identity: identity.tls,
           verifyClient: clientVerifier(bundles, trustDomain, clock),
-          limits: listenerLimits(config),
         });
         addresses.listen = listener.address;
         return listener;

@@ -5,8 +5,8 @@ import type { Clock } from '../../runtime/time.ts';
 import type { NodeAttestation } from '../attestation/node-attestation.ts';
 import { svidToWire } from './messages.ts';
 
-/** How long the agent may take for one answer to a challenge. */
-const answerTimeoutMs = 30_000;
+/** How long the agent may take for its first message and for each answer to a challenge. */
+const messageTimeoutMs = 30_000;
 
 /**
  * The conversation of AttestAgent: binds the attestor's questions to the stream, each `ask` one challenge out and one
@@ -17,9 +17,9 @@ export async function* attestAgent(
   requests: AsyncIterable<AttestAgentRequest>,
   context: CallContext,
 ): AsyncGenerator<AttestAgentResponse> {
-  const incoming = requests[Symbol.asyncIterator]();
-  const first = (await incoming.next()).value as AttestAgentRequest | undefined;
-  const params = first?.step?.$case === 'params' ? first.step.value : undefined;
+  const conversation = new Conversation(requests[Symbol.asyncIterator](), deps.clock, context.signal);
+  const first = await conversation.next();
+  const params = first?.$case === 'params' ? first.value : undefined;
   if (params?.data === undefined)
     throw new AppError('invalid-argument', 'malformed param: missing attestation data');
   if (params.data.type === '')
@@ -27,7 +27,6 @@ export async function* attestAgent(
   if (params.params === undefined)
     throw new AppError('invalid-argument', 'malformed param: missing X509-SVID parameters');
 
-  const conversation = new Conversation(incoming, deps.clock, context.signal);
   const result = deps.attestation.attest(
     { type: params.data.type, payload: params.data.payload, csr: params.params.csr },
     { ask: conversation.ask, signal: context.signal },
@@ -87,22 +86,26 @@ class Conversation {
     }
   }
 
-  async #nextAnswer(): Promise<Uint8Array> {
+  /** The agent's next message; throws `deadline-exceeded` when it takes too long, or the caller has gone. */
+  async next(): Promise<AttestAgentRequest['step']> {
     const timeout = new AbortController();
     const late = this.#clock
-      .sleep(answerTimeoutMs, AbortSignal.any([timeout.signal, this.#signal]))
+      .sleep(messageTimeoutMs, AbortSignal.any([timeout.signal, this.#signal]))
       .then(() => {
-        throw new AppError('deadline-exceeded', 'no answer to the attestation challenge in time');
+        throw new AppError('deadline-exceeded', 'the agent sent no attestation message in time');
       });
     try {
       const next = await Promise.race([this.#incoming.next(), late]);
-      const step = (next.value as AttestAgentRequest | undefined)?.step;
-      if (step?.$case !== 'challengeResponse')
-        throw new AppError('invalid-argument', 'expected a challenge response');
-      return step.value;
+      return next.done === true ? undefined : next.value.step;
     } finally {
       late.catch(() => undefined);
       timeout.abort();
     }
+  }
+
+  async #nextAnswer(): Promise<Uint8Array> {
+    const step = await this.next();
+    if (step?.$case === 'challengeResponse') return step.value;
+    throw new AppError('invalid-argument', 'expected a challenge response');
   }
 }

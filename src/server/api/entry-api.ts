@@ -1,10 +1,13 @@
 import {
   type BatchCreateEntryRequest,
   type BatchCreateEntryResponse,
+  type BatchCreateEntryResponse_Result,
   type BatchDeleteEntryRequest,
   type BatchDeleteEntryResponse,
+  type BatchDeleteEntryResponse_Result,
   type BatchUpdateEntryRequest,
   type BatchUpdateEntryResponse,
+  type BatchUpdateEntryResponse_Result,
   EntryService,
   type GetAuthorizedEntriesRequest,
   type GetEntryRequest,
@@ -13,16 +16,19 @@ import {
   type SyncAuthorizedEntriesRequest,
 } from '../../gen/spire/api/server/entry/v1/entry.ts';
 import type { Entry } from '../../gen/spire/api/types/entry.ts';
+import type { Status } from '../../gen/spire/api/types/status.ts';
 import { bidi, serviceOf, unary } from '../../rpc/handlers.ts';
 import { entryFromWire, entryToWire, spiffeIdFromWire } from '../../rpc/messages.ts';
 import { itemStatus } from '../../rpc/status.ts';
 import { AppError } from '../../runtime/error.ts';
+import type { Logger } from '../../runtime/log.ts';
 import type { Clock } from '../../runtime/time.ts';
 import type { Entries } from '../registration/entries.ts';
 import type { EntryIndex } from '../registration/entry-index.ts';
 import type { Access } from './access.ts';
 import { maskEntry, mergeEntry } from './entry-mask.ts';
 import { syncAuthorizedEntries } from './entry-sync.ts';
+import { failedStatus } from './messages.ts';
 
 const maxBatch = 1000;
 const defaultPage = 500;
@@ -37,9 +43,9 @@ interface Deps {
 /** `spire.api.server.entry.v1.Entry`: the registry for administrators, and what agents may have of it. */
 export function entryApi(deps: Deps) {
   return serviceOf(EntryService, {
-    batchCreateEntry: unary((request: BatchCreateEntryRequest) => batchCreate(deps, request)),
-    batchUpdateEntry: unary((request: BatchUpdateEntryRequest) => batchUpdate(deps, request)),
-    batchDeleteEntry: unary((request: BatchDeleteEntryRequest) => batchDelete(deps, request)),
+    batchCreateEntry: unary((request: BatchCreateEntryRequest, { log }) => batchCreate(deps, request, log)),
+    batchUpdateEntry: unary((request: BatchUpdateEntryRequest, { log }) => batchUpdate(deps, request, log)),
+    batchDeleteEntry: unary((request: BatchDeleteEntryRequest, { log }) => batchDelete(deps, request, log)),
     getEntry: unary((request: GetEntryRequest) => getEntry(deps, request)),
     listEntries: unary((request: ListEntriesRequest) => listEntries(deps, request)),
     getAuthorizedEntries: unary(async (request: GetAuthorizedEntriesRequest, context) => {
@@ -57,36 +63,62 @@ export function entryApi(deps: Deps) {
   });
 }
 
-async function batchCreate(deps: Deps, request: BatchCreateEntryRequest): Promise<BatchCreateEntryResponse> {
-  const results = await perItem(request.entries, async (wire) => {
-    const { entry, created } = await deps.entries.create(entryFromWire(wire));
-    const shown = maskEntry(entryToWire(entry), request.outputMask);
-    if (created) return { status: itemStatus(undefined), entry: shown };
-    return {
-      status: itemStatus(new AppError('already-exists', 'similar entry already exists')),
-      entry: shown,
-    };
+async function batchCreate(
+  deps: Deps,
+  request: BatchCreateEntryRequest,
+  log: Logger,
+): Promise<BatchCreateEntryResponse> {
+  const results = await perItem<Entry, BatchCreateEntryResponse_Result>({
+    items: request.entries,
+    work: async (wire) => {
+      const { entry, created } = await deps.entries.create(entryFromWire(wire));
+      const similar = new AppError('already-exists', 'similar entry already exists');
+      return {
+        status: itemStatus(created ? undefined : similar),
+        entry: maskEntry(entryToWire(entry), request.outputMask),
+      };
+    },
+    failed: (status) => ({ status, entry: undefined }),
+    log,
   });
-  return { results: results.map((r) => ('error' in r ? { status: r.status, entry: undefined } : r)) };
+  return { results };
 }
 
-async function batchUpdate(deps: Deps, request: BatchUpdateEntryRequest): Promise<BatchUpdateEntryResponse> {
-  const results = await perItem(request.entries, async (wire) => {
-    const updated = await deps.entries.update(wire.id, (current) =>
-      mergeEntry(current, wire, request.inputMask),
-    );
-    return { status: itemStatus(undefined), entry: maskEntry(entryToWire(updated), request.outputMask) };
+async function batchUpdate(
+  deps: Deps,
+  request: BatchUpdateEntryRequest,
+  log: Logger,
+): Promise<BatchUpdateEntryResponse> {
+  const results = await perItem<Entry, BatchUpdateEntryResponse_Result>({
+    items: request.entries,
+    work: async (wire) => {
+      const updated = await deps.entries.update(wire.id, (current) =>
+        mergeEntry(current, wire, request.inputMask),
+      );
+      return { status: itemStatus(undefined), entry: maskEntry(entryToWire(updated), request.outputMask) };
+    },
+    failed: (status) => ({ status, entry: undefined }),
+    log,
   });
-  return { results: results.map((r) => ('error' in r ? { status: r.status, entry: undefined } : r)) };
+  return { results };
 }
 
-async function batchDelete(deps: Deps, request: BatchDeleteEntryRequest): Promise<BatchDeleteEntryResponse> {
-  const results = await perItem(request.ids, async (id) => {
-    if (id === '') throw new AppError('invalid-argument', 'missing entry ID');
-    await deps.entries.delete(id);
-    return { status: itemStatus(undefined) };
+async function batchDelete(
+  deps: Deps,
+  request: BatchDeleteEntryRequest,
+  log: Logger,
+): Promise<BatchDeleteEntryResponse> {
+  const results = await perItem<string, BatchDeleteEntryResponse_Result>({
+    items: request.ids,
+    work: async (id) => {
+      if (id === '') throw new AppError('invalid-argument', 'missing entry ID');
+      await deps.entries.delete(id);
+      return { status: itemStatus(undefined), id };
+    },
+    failed: (status, id) => ({ status, id }),
+    log,
   });
-  return { results: results.map((r, i) => ({ status: r.status, id: request.ids[i] ?? '' })) };
+  return { results };
 }
 
 async function getEntry(deps: Deps, request: GetEntryRequest): Promise<Entry> {
@@ -117,21 +149,22 @@ async function listEntries(deps: Deps, request: ListEntriesRequest): Promise<Lis
 }
 
 /** Runs a batch one item after the other; a failing item gets its status and does not disturb the others. */
-async function perItem<T, R extends { status: ReturnType<typeof itemStatus> }>(
-  items: readonly T[],
-  work: (item: T) => Promise<R>,
-): Promise<(R | { status: ReturnType<typeof itemStatus>; error: true })[]> {
+async function perItem<T, R>(batch: {
+  readonly items: readonly T[];
+  readonly work: (item: T) => Promise<R>;
+  readonly failed: (status: Status, item: T) => R;
+  readonly log: Logger;
+}): Promise<R[]> {
+  const { items, work, failed, log } = batch;
   if (items.length > maxBatch) {
     throw new AppError(
       'resource-exhausted',
       `batch of ${items.length} items; at most ${maxBatch} are allowed`,
     );
   }
-  const results: (R | { status: ReturnType<typeof itemStatus>; error: true })[] = [];
+  const results: R[] = [];
   for (const item of items) {
-    results.push(
-      await work(item).catch((error: unknown) => ({ status: itemStatus(error), error: true as const })),
-    );
+    results.push(await work(item).catch((error: unknown) => failed(failedStatus(error, log), item)));
   }
   return results;
 }

@@ -1,5 +1,9 @@
+import type { Status } from '../../gen/spire/api/types/status.ts';
 import type { X509SVID } from '../../gen/spire/api/types/x509svid.ts';
 import { spiffeIdToWire } from '../../rpc/messages.ts';
+import { itemStatus } from '../../rpc/status.ts';
+import { isAppError } from '../../runtime/error.ts';
+import type { Logger } from '../../runtime/log.ts';
 import type { SignedSvid } from '../authority/authority.ts';
 
 /** A signed SVID as SPIRE writes it: whole seconds, DER certificates, leaf first. */
@@ -10,4 +14,10 @@ export function svidToWire(svid: SignedSvid): X509SVID {
     expiresAt: BigInt(Math.floor(svid.notAfterMs / 1000)),
     hint: '',
   };
+}
+
+/** The status of an item that failed. What is our own fault is logged here: its caller learns only that it happened. */
+export function failedStatus(error: unknown, log: Logger): Status {
+  if (!isAppError(error) || error.code === 'internal') log.error({ error }, 'item of a batch failed');
+  return itemStatus(error);
 }

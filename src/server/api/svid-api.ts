@@ -11,6 +11,7 @@ import type { AgentRecord } from '../../plugin-api/data-store.ts';
 import { type CallContext, serviceOf, unary } from '../../rpc/handlers.ts';
 import { itemStatus } from '../../rpc/status.ts';
 import { AppError } from '../../runtime/error.ts';
+import type { Logger } from '../../runtime/log.ts';
 import type { Clock } from '../../runtime/time.ts';
 import { isReservedPath, SpiffeId, type TrustDomain } from '../../spiffe/spiffe-id.ts';
 import { parseCsr, verifyCsr } from '../../x509/csr.ts';
@@ -18,7 +19,7 @@ import type { Authority } from '../authority/authority.ts';
 import type { EntryIndex } from '../registration/entry-index.ts';
 import { checkDnsName } from '../registration/entry-rules.ts';
 import type { Access } from './access.ts';
-import { svidToWire } from './messages.ts';
+import { failedStatus, svidToWire } from './messages.ts';
 
 /** SPIRE's agents send at most 500. */
 const maxBatch = 500;
@@ -59,7 +60,7 @@ async function batchNew(
   for (const [index, params] of request.params.entries()) {
     if (context.signal.aborted) break;
     if (index % yieldEvery === yieldEvery - 1) await new Promise(setImmediate);
-    results.push(await newForEntry(deps, agent, params));
+    results.push(await newForEntry(deps, agent, params, context.log));
   }
   return { results };
 }
@@ -68,6 +69,7 @@ async function newForEntry(
   deps: Deps,
   agent: AgentRecord,
   params: NewX509SVIDParams,
+  log: Logger,
 ): Promise<BatchNewX509SVIDResponse_Result> {
   try {
     if (params.entryId === '') throw new AppError('invalid-argument', 'missing entry ID');
@@ -87,7 +89,7 @@ async function newForEntry(
     });
     return { status: itemStatus(undefined), svid: svidToWire(svid) };
   } catch (error) {
-    return { status: itemStatus(error), svid: undefined };
+    return { status: failedStatus(error, log), svid: undefined };
   }
 }
 

@@ -73,8 +73,8 @@ export class EntryIndex {
       if (visited.has(parent)) continue;
       visited.add(parent);
       for (const above of this.#bySpiffeId.get(parent)?.values() ?? []) {
-        // A node alias names nodes and grants nothing to those that its selectors do not match.
-        if (!hasExpired(above, now) && above.parentId.toString() !== this.#aliasParent) pending.push(above);
+        // A node alias leads no further: its parent is the server, which is nobody's goal.
+        if (!hasExpired(above, now)) pending.push(above);
       }
     }
     return false;

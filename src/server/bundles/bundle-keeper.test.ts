@@ -1,0 +1,153 @@
+import { beforeAll, describe, expect, it } from 'vitest';
+import type { DataStore } from '../../plugin-api/data-store.ts';
+import { silentLogger } from '../../runtime/log.ts';
+import { Bundle } from '../../spiffe/bundle.ts';
+import { SpiffeId, TrustDomain } from '../../spiffe/spiffe-id.ts';
+import { TestIdentity, testStartMs } from '../../testing/certificates.ts';
+import { openTestStore } from '../../testing/test-store.ts';
+import { BundleKeeper } from './bundle-keeper.ts';
+
+const trustDomain = TrustDomain.parse('example.org');
+const agent = (name: string) => SpiffeId.of(trustDomain, `/spire/agent/${name}`);
+const hourMs = 3_600_000;
+const now = testStartMs;
+
+let short: TestIdentity;
+let long: TestIdentity;
+beforeAll(async () => {
+  short = await TestIdentity.root('example.org', { notAfterMs: now + hourMs });
+  long = await TestIdentity.root('example.org', { notAfterMs: now + 24 * hourMs });
+});
+
+function bundleOf(sequence: number, ...roots: readonly TestIdentity[]): Bundle {
+  const x509Authorities = roots.map(({ certificate }) => ({ certificate, tainted: false }));
+  return new Bundle({ trustDomain, x509Authorities, sequence, refreshHintSeconds: 0 });
+}
+
+/** A keeper of a bundle that is stored already. */
+async function keeperOf(bundle?: Bundle): Promise<{ keeper: BundleKeeper; store: DataStore }> {
+  const store = await openTestStore();
+  if (bundle !== undefined) await store.bundles.update(trustDomain, () => bundle);
+  const keeper = await BundleKeeper.load({ trustDomain, store: store.bundles, log: silentLogger });
+  return { keeper, store };
+}
+
+const rootsOf = (bundle: Bundle | undefined) => bundle?.certificates().map((root) => root.fingerprint);
+const prints = (...roots: readonly TestIdentity[]) => roots.map((root) => root.certificate.fingerprint);
+
+describe('the bundle keeper', () => {
+  it('of a new server has an empty bundle and stores nothing', async () => {
+    const { keeper, store } = await keeperOf();
+    expect(keeper.own.value.certificates()).toEqual([]);
+    expect(keeper.own.value.sequence).toBe(0);
+    expect(await store.bundles.find(trustDomain)).toBeUndefined();
+  });
+
+  it('begins with what is stored', async () => {
+    const { keeper } = await keeperOf(bundleOf(7, short, long));
+    expect(rootsOf(keeper.own.value)).toEqual(prints(short, long));
+    expect(keeper.own.value.sequence).toBe(7);
+  });
+
+  it('tells its followers what it has adopted', async () => {
+    const { keeper } = await keeperOf();
+    const seen: number[] = [];
+    keeper.own.subscribe(() => seen.push(keeper.own.value.sequence));
+    keeper.adopt(bundleOf(1, short));
+    expect(seen).toEqual([1]);
+  });
+
+  it('keeps a root in the last moment of its life and drops it after', async () => {
+    const { keeper, store } = await keeperOf(bundleOf(3, short, long));
+    await keeper.prune(now + hourMs);
+    expect(rootsOf(keeper.own.value)).toEqual(prints(short, long));
+    await keeper.prune(now + hourMs + 1);
+    expect(rootsOf(keeper.own.value)).toEqual(prints(long));
+    expect(rootsOf(await store.bundles.find(trustDomain))).toEqual(prints(long));
+    expect(keeper.own.value.sequence).toBe(4);
+  });
+
+  it('wakes nobody when there is nothing to drop', async () => {
+    const { keeper } = await keeperOf(bundleOf(3, short, long));
+    await keeper.prune(now);
+    expect(keeper.own.version).toBe(0);
+    expect(keeper.own.value.sequence).toBe(3);
+  });
+
+  it('drops nothing from the store but what has expired, even if the store knows more', async () => {
+    const { keeper, store } = await keeperOf(bundleOf(3, short));
+    await store.bundles.update(trustDomain, () => bundleOf(4, short, long));
+    await keeper.prune(now + 2 * hourMs);
+    expect(rootsOf(await store.bundles.find(trustDomain))).toEqual(prints(long));
+    expect(rootsOf(keeper.own.value)).toEqual(prints(long));
+  });
+
+  it('puts a missing root into memory and store, and only a missing one', async () => {
+    const { keeper, store } = await keeperOf(bundleOf(3, short));
+    await keeper.ensure(long.certificate);
+    expect(rootsOf(keeper.own.value)).toEqual(prints(short, long));
+    expect(rootsOf(await store.bundles.find(trustDomain))).toEqual(prints(short, long));
+    await keeper.ensure(long.certificate);
+    expect([keeper.own.version, keeper.own.value.sequence]).toEqual([1, 4]);
+  });
+
+  it('catches up with the store when only memory lacks a root', async () => {
+    const { keeper, store } = await keeperOf(bundleOf(3, short));
+    await store.bundles.update(trustDomain, () => bundleOf(9, short, long));
+    await keeper.ensure(long.certificate);
+    expect(keeper.own.value.sequence).toBe(9);
+  });
+});
+
+describe('an agent', () => {
+  interface Call {
+    readonly agent: string;
+    readonly atMs?: number;
+    readonly sequence?: number;
+  }
+  it.each<{ name: string; calls: readonly Call[]; behind: number }>([
+    { name: 'that never called does not count', calls: [], behind: 0 },
+    { name: 'that called without fetching the bundle is behind', calls: [{ agent: 'a' }], behind: 1 },
+    { name: 'that fetched the bundle before is behind', calls: [{ agent: 'a', sequence: 4 }], behind: 1 },
+    {
+      name: 'that fetched the current bundle is not behind',
+      calls: [{ agent: 'a', sequence: 5 }],
+      behind: 0,
+    },
+    {
+      name: 'that fetched it and then called for something else is not behind',
+      calls: [{ agent: 'a', sequence: 5 }, { agent: 'a' }],
+      behind: 0,
+    },
+    {
+      name: 'counts once and for itself',
+      calls: [{ agent: 'a' }, { agent: 'a' }, { agent: 'b', sequence: 5 }, { agent: 'c', sequence: 1 }],
+      behind: 2,
+    },
+    { name: 'that called a minute ago still counts', calls: [{ agent: 'a', atMs: now - 60_000 }], behind: 1 },
+    {
+      name: 'that has been silent for longer does not',
+      calls: [{ agent: 'a', atMs: now - 60_001 }],
+      behind: 0,
+    },
+  ])('$name', async ({ calls, behind }) => {
+    const { keeper } = await keeperOf(bundleOf(5, short));
+    for (const { agent: name, atMs = now, sequence } of calls) keeper.noteAgent(agent(name), atMs, sequence);
+    expect(keeper.agentsBehind(now)).toBe(behind);
+  });
+
+  it('is behind again as soon as the bundle changes', async () => {
+    const { keeper } = await keeperOf(bundleOf(5, short));
+    keeper.noteAgent(agent('a'), now, 5);
+    keeper.adopt(bundleOf(6, short, long));
+    expect(keeper.agentsBehind(now)).toBe(1);
+  });
+
+  it('that comes back after a silence must fetch the bundle again', async () => {
+    const { keeper } = await keeperOf(bundleOf(5, short));
+    keeper.noteAgent(agent('a'), now, 5);
+    expect(keeper.agentsBehind(now + 60_001)).toBe(0);
+    keeper.noteAgent(agent('a'), now + 60_002);
+    expect(keeper.agentsBehind(now + 60_002)).toBe(1);
+  });
+});

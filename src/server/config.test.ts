@@ -1,0 +1,157 @@
+import { describe, expect, it } from 'vitest';
+import { parseConfig, parseYaml } from '../runtime/config-file.ts';
+import { authoritySubjectOf, checkServerConfig, type ServerConfig, serverConfigSchema } from './config.ts';
+
+const minimal = 'trustDomain: example.org\ndataDir: /var/lib/signet/server\n';
+
+function read(yaml: string): ServerConfig {
+  const config = parseConfig(parseYaml(yaml, 'server.yaml'), serverConfigSchema, 'server.yaml');
+  checkServerConfig(config, 'server.yaml');
+  return config;
+}
+
+const hourMs = 3_600_000;
+
+describe('the configuration of a server', () => {
+  it('needs a trust domain and a data directory, and has defaults for the rest', () => {
+    expect(read(minimal)).toEqual({
+      trustDomain: 'example.org',
+      dataDir: '/var/lib/signet/server',
+      listen: '0.0.0.0:8081',
+      adminSocket: '/run/signet/server/admin.sock',
+      authority: {
+        subject: { organization: ['Signet'], country: [] },
+        caKeyType: 'ec-p256',
+        caTtl: 24 * hourMs,
+        x509SvidTtl: hourMs,
+        agentTtl: hourMs,
+      },
+      dataStore: { sqlite: {} },
+      keyManager: { disk: {} },
+      nodeAttestors: { join_token: {} },
+      adminIds: [],
+      limits: { connections: 20_000, streamsPerConnection: 256, messageBytes: 4_194_304 },
+      log: { level: 'info' },
+    });
+  });
+
+  it('keeps the defaults beside what a section says', () => {
+    const { authority, limits } = read(
+      `${minimal}authority: { caKeyType: ec-p384 }\nlimits: { connections: 0 }\n`,
+    );
+    expect(authority).toMatchObject({ caKeyType: 'ec-p384', caTtl: 24 * hourMs });
+    expect(limits).toMatchObject({ connections: 0, streamsPerConnection: 256 });
+  });
+
+  it.each([
+    { name: 'exactly six times the lifetime of SVIDs', ttls: '{ caTtl: 6h }' },
+    { name: 'short lifetimes throughout', ttls: '{ caTtl: 60s, x509SvidTtl: 10s, agentTtl: 5s }' },
+    { name: 'lifetimes of years', ttls: '{ caTtl: 3650d, x509SvidTtl: 30d, agentTtl: 30d }' },
+  ])('accepts $name', ({ ttls }) => {
+    expect(() => read(`${minimal}authority: ${ttls}\n`)).not.toThrow();
+  });
+
+  it.each([
+    { name: 'without a trust domain', yaml: 'dataDir: /x\n', says: /trustDomain/ },
+    { name: 'without a data directory', yaml: 'trustDomain: example.org\n', says: /dataDir/ },
+    {
+      name: 'with a bad trust domain',
+      yaml: 'trustDomain: Example.org\ndataDir: /x\n',
+      says: /trustDomain: .*Example/,
+    },
+    {
+      name: 'with a misspelt key',
+      yaml: `${minimal}lissten: x\n`,
+      says: /^server\.yaml: lissten: unknown key/,
+    },
+    {
+      name: 'with a misspelt key in a section',
+      yaml: `${minimal}authority: { subject: { commonNames: x } }\n`,
+      says: /authority\.subject\.commonNames: unknown key/,
+    },
+    {
+      name: 'with an unknown key type',
+      yaml: `${minimal}authority: { caKeyType: ed25519 }\n`,
+      says: /caKeyType/,
+    },
+    {
+      name: 'with a lifetime that is a number',
+      yaml: `${minimal}authority: { caTtl: 86400 }\n`,
+      says: /caTtl.*duration/,
+    },
+    {
+      name: 'with SVIDs that live too long for the CA',
+      yaml: `${minimal}authority: { caTtl: 6h, x509SvidTtl: 61m }\n`,
+      says: /x509SvidTtl: 3660 s needs a caTtl of at least 6 × 3660 = 21960 s; caTtl is 21600 s/,
+    },
+    {
+      name: 'with agent SVIDs that do',
+      yaml: `${minimal}authority: { caTtl: 359m }\n`,
+      says: /(x509SvidTtl|agentTtl)/,
+    },
+    {
+      name: 'with agent SVIDs alone that do',
+      yaml: `${minimal}authority: { agentTtl: 5h }\n`,
+      says: /agentTtl/,
+    },
+    {
+      name: 'with SVIDs that are born dead',
+      yaml: `${minimal}authority: { x509SvidTtl: 0s }\n`,
+      says: /x509SvidTtl/,
+    },
+    {
+      name: 'with less than a second',
+      yaml: `${minimal}authority: { agentTtl: 999ms }\n`,
+      says: /agentTtl.*1 s/,
+    },
+    {
+      name: 'with two data stores',
+      yaml: `${minimal}dataStore: { sqlite: {}, other: {} }\n`,
+      says: /exactly one/,
+    },
+    { name: 'with no key manager', yaml: `${minimal}keyManager: {}\n`, says: /keyManager.*exactly one/ },
+    {
+      name: 'with an administrator without a name',
+      yaml: `${minimal}adminIds: [ops]\n`,
+      says: /adminIds\[0\]/,
+    },
+    {
+      name: 'with a common name that no certificate can hold',
+      yaml: `${minimal}authority: { subject: { commonName: ${'a'.repeat(65)} } }\n`,
+      says: /authority\.subject\.commonName/,
+    },
+    {
+      name: 'with a country that no certificate can hold',
+      yaml: `${minimal}authority: { subject: { country: [Österreich, öö] } }\n`,
+      says: /authority\.subject\.country/,
+    },
+    {
+      name: 'that allows no call at all',
+      yaml: `${minimal}limits: { streamsPerConnection: 0 }\n`,
+      says: /streams/,
+    },
+    { name: 'with a negative limit', yaml: `${minimal}limits: { connections: -1 }\n`, says: /connections/ },
+    { name: 'with the same key twice', yaml: `${minimal}dataDir: /y\n`, says: /dataDir|unique/i },
+  ])('is refused $name, and the text says where', ({ yaml, says }) => {
+    expect(() => read(yaml)).toThrow(says);
+    expect(() => read(yaml)).toThrow(expect.objectContaining({ code: 'invalid-argument' }));
+  });
+});
+
+describe('the subject of CA certificates', () => {
+  it.each([
+    { name: 'is named after the trust domain', yaml: minimal, commonName: 'example.org' },
+    {
+      name: 'is cut where a long trust domain would not fit',
+      yaml: `trustDomain: ${'a'.repeat(200)}\ndataDir: /x\n`,
+      commonName: 'a'.repeat(64),
+    },
+    {
+      name: 'is named as the settings say',
+      yaml: `${minimal}authority: { subject: { commonName: Our CA, organization: [], country: [DE] } }\n`,
+      commonName: 'Our CA',
+    },
+  ])('$name', ({ yaml, commonName }) => {
+    expect(authoritySubjectOf(read(yaml))).toMatchObject({ commonName });
+  });
+});
