@@ -7,7 +7,7 @@ import type { Logger } from '../runtime/log.ts';
 import type { Observable } from '../runtime/observable.ts';
 import { Backoff, type Clock } from '../runtime/time.ts';
 import type { Bundle } from '../spiffe/bundle.ts';
-import type { TrustDomain } from '../spiffe/spiffe-id.ts';
+import type { SpiffeId, TrustDomain } from '../spiffe/spiffe-id.ts';
 import { verifyX509Svid, type X509Svid } from '../spiffe/x509-svid.ts';
 import type { Certificate } from '../x509/certificate.ts';
 import { buildCsr } from '../x509/csr.ts';
@@ -21,6 +21,17 @@ export interface AgentIdentityState {
   readonly privateKeyPem: string;
   readonly bundle: Bundle;
   readonly reattestable: boolean;
+}
+
+/** What came back for a key, to be checked. */
+interface Issued {
+  readonly key: ManagedKey;
+  readonly keyId: AgentKeyId;
+  readonly chain: readonly Certificate[];
+  readonly bundle: Bundle;
+  readonly reattestable: boolean;
+  /** The identity that it renews. */
+  readonly renewed?: SpiffeId;
 }
 
 const renewAtShare = 0.5;
@@ -51,6 +62,8 @@ export class AgentIdentity implements Service {
   readonly #file: IdentityFile;
   #keyId: AgentKeyId = agentKeyIds[0];
   #problem: string | undefined;
+  #renewAtMs = 0;
+  #lastChange: Promise<void> = Promise.resolve();
 
   constructor(deps: Deps) {
     this.#deps = deps;
@@ -69,7 +82,7 @@ export class AgentIdentity implements Service {
     const backoff = new Backoff({ baseMs: 500, capMs: 30_000 });
     while (!signal.aborted) {
       const state = this.#deps.state.value;
-      const dueInMs = state === undefined ? 0 : renewalMs(state.svid) - clock.now();
+      const dueInMs = state === undefined ? 0 : this.#renewAtMs - clock.now();
       if (dueInMs > 0) {
         await clock.sleep(Math.min(dueInMs, 60_000), signal);
         continue;
@@ -86,11 +99,16 @@ export class AgentIdentity implements Service {
     }
   }
 
-  /** Keeps a newer bundle, on disk first. */
-  async setBundle(bundle: Bundle): Promise<void> {
-    const state = this.#deps.state.value;
-    if (state === undefined || state.bundle.equals(bundle)) return;
-    await this.#store({ ...state, bundle }, this.#keyId);
+  /** Keeps a newer bundle, on disk first. Throws `internal` for that of another trust domain. */
+  setBundle(bundle: Bundle): Promise<void> {
+    return this.#inTurn(async () => {
+      if (!bundle.trustDomain.equals(this.#deps.trustDomain)) {
+        throw new AppError('internal', `the server sent the bundle of "${bundle.trustDomain}"`);
+      }
+      const state = this.#deps.state.value;
+      if (state === undefined || state.bundle.equals(bundle)) return;
+      await this.#store({ ...state, bundle }, this.#keyId);
+    });
   }
 
   #mustAttest(): boolean {
@@ -99,31 +117,30 @@ export class AgentIdentity implements Service {
   }
 
   #note(error: unknown): void {
-    const text = errorText(error);
-    const tokenIsSpent =
-      this.#mustAttest() && isAppError(error, 'invalid-argument') && this.#deps.attestorType === 'join_token';
-    const nextStep = tokenIsSpent ? '; make a new one with `signet token create` on the server' : '';
-    this.#problem = text + nextStep;
+    this.#problem = errorText(error);
     const what = this.#mustAttest() ? 'attestation failed' : 'renewal of the agent SVID failed';
-    this.#deps.log.warn({ error, nextStep }, `${what}; it is tried again`);
+    this.#deps.log.warn({ error }, `${what}; it is tried again`);
   }
 
   /** A key left from an attestation whose answer was lost is used again: the server lets it repeat a token. */
   async #attest(signal: AbortSignal): Promise<void> {
     const { keyManager, attestor, attestorType, bootstrap, log } = this.#deps;
-    const keyId = agentKeyIds[0];
+    const keyId = this.#spareSlot();
     const key = (await keyManager.findKey(keyId)) ?? (await keyManager.generateKey(keyId, 'ec-p256'));
     const contact = await bootstrap.connect(this.#deps.state.value?.bundle, signal);
     try {
-      const result = await contact.client.attestAgent({
+      const attestation = {
         type: attestorType,
         payload: await attestor.payload(),
         csr: await buildCsr({ signer: key }),
-        answer: (challenge) => attestor.answer(challenge),
+        answer: (challenge: Uint8Array) => attestor.answer(challenge),
         signal,
-      });
+      };
+      const { chain, reattestable } = await contact.client
+        .attestAgent(attestation)
+        .catch((error: unknown) => Promise.reject(withNextStep(error, attestorType)));
       const bundle = await contact.client.getBundle({ signal });
-      await this.#accept(key, keyId, result.chain, bundle, result.reattestable);
+      await this.#inTurn(() => this.#accept({ key, keyId, chain, bundle, reattestable }));
       log.info({ agentId: this.#deps.state.value?.svid.id.toString() }, 'attested');
     } finally {
       contact.close();
@@ -134,38 +151,52 @@ export class AgentIdentity implements Service {
     const { keyManager, client, log } = this.#deps;
     const state = this.#deps.state.value;
     if (state === undefined) return;
-    const keyId = agentKeyIds.find((slot) => slot !== this.#keyId) ?? agentKeyIds[1];
+    const keyId = this.#spareSlot();
     const key = await keyManager.generateKey(keyId, 'ec-p256');
     const chain = await client().renewAgent({ csr: await buildCsr({ signer: key }), signal });
-    await this.#accept(key, keyId, chain, state.bundle, state.reattestable);
+    await this.#inTurn(() => {
+      // Looked up only now: the bundle may have changed since the request.
+      const { bundle, reattestable } = this.#deps.state.value ?? state;
+      return this.#accept({ key, keyId, chain, bundle, reattestable, renewed: state.svid.id });
+    });
     log.info({ expiresAt: new Date(this.#deps.state.value?.svid.notAfterMs ?? 0) }, 'agent SVID renewed');
   }
 
+  /** The slot that holds no key in use. */
+  #spareSlot(): AgentKeyId {
+    const [first, second] = agentKeyIds;
+    return this.#deps.state.value !== undefined && this.#keyId === first ? second : first;
+  }
+
   /** Checks what the server sent before anything of ours is replaced by it. */
-  async #accept(
-    key: ManagedKey,
-    keyId: AgentKeyId,
-    chain: readonly Certificate[],
-    bundle: Bundle,
-    reattestable: boolean,
-  ): Promise<void> {
+  async #accept(issued: Issued): Promise<void> {
+    const { key, keyId, chain, bundle, reattestable, renewed } = issued;
+    const { trustDomain, keyManager, clock, log } = this.#deps;
     const svid = verifyX509Svid({
       chain,
       bundles: (domain) => (domain.equals(bundle.trustDomain) ? bundle : undefined),
-      nowMs: this.#deps.clock.now(),
+      nowMs: clock.now(),
     });
-    const [leaf] = svid.chain;
-    if (leaf === undefined || Buffer.compare(leaf.spki, key.publicKey) !== 0) {
+    if (Buffer.compare(svid.leaf.spki, key.publicKey) !== 0) {
       throw new AppError('internal', 'the server signed another key than the one it was asked for');
     }
-    if (!svid.id.isMemberOf(this.#deps.trustDomain) || !svid.id.path.startsWith('/spire/agent/')) {
+    const isAgent = svid.id.isMemberOf(trustDomain) && svid.id.path.startsWith('/spire/agent/');
+    if (!isAgent || renewed?.equals(svid.id) === false) {
+      const expected = renewed?.toString() ?? '/spire/agent/…';
       throw new AppError(
         'internal',
-        `the server gave the agent the identity "${svid.id}"; /spire/agent/… was expected`,
+        `the server gave the agent the identity "${svid.id}"; ${expected} was expected`,
       );
     }
     const privateKeyPem = await this.#exported(keyId);
     await this.#store({ svid, privateKeyPem, bundle, reattestable }, keyId);
+    // From now on and not from notBefore, which lies in the past: a very short life would be renewed without pause.
+    const nowMs = clock.now();
+    this.#renewAtMs = nowMs + (svid.notAfterMs - nowMs) * renewAtShare;
+    // Else a later attestation would take the old key for one whose answer was lost.
+    await keyManager
+      .deleteKey(this.#spareSlot())
+      .catch((error: unknown) => log.warn({ error }, 'the old key of the agent cannot be deleted'));
   }
 
   async #exported(keyId: string): Promise<string> {
@@ -186,39 +217,58 @@ export class AgentIdentity implements Service {
     this.#deps.state.set(state);
   }
 
-  /** A state that cannot be used is set aside with a message; the agent then attests anew. */
+  /** One change after the other, each on top of the one before: a bundle and a renewal must not undo each other. */
+  #inTurn(change: () => Promise<void>): Promise<void> {
+    const turn = this.#lastChange.then(change);
+    this.#lastChange = turn.catch(() => undefined);
+    return turn;
+  }
+
+  /**
+   * A state that cannot be used is set aside with a message; the agent then attests anew. One that cannot even be
+   * read is an error: it may be sound, and attesting anew may cost a token.
+   */
   async #load(): Promise<void> {
     const { log, keyManager, state, clock } = this.#deps;
     try {
       const stored = await this.#file.read();
       if (stored === undefined) return;
       const { keyId, chain, bundle, reattestable } = stored;
-      const publicKey = (await keyManager.findKey(keyId))?.publicKey;
-      if (
-        chain[0] === undefined ||
-        publicKey === undefined ||
-        Buffer.compare(chain[0].spki, publicKey) !== 0
-      ) {
-        throw new AppError('failed-precondition', 'its key is missing or another one');
-      }
       const svid = readSvid(chain, bundle, clock.now());
+      const publicKey = (await keyManager.findKey(keyId))?.publicKey;
+      if (publicKey === undefined || Buffer.compare(svid.leaf.spki, publicKey) !== 0) {
+        throw new AppError('invalid-argument', 'its key is missing or another one');
+      }
       this.#keyId = keyId;
+      this.#renewAtMs = renewalMs(svid);
       state.set({ svid, privateKeyPem: await this.#exported(keyId), bundle, reattestable });
       log.info(
         { agentId: svid.id.toString(), expiresAt: new Date(svid.notAfterMs) },
         'identity read from disk',
       );
     } catch (error) {
+      if (isAppError(error, 'failed-precondition')) throw error;
       const kept = await this.#file.setAside().catch(() => undefined);
       log.warn({ error, kept }, 'the stored identity cannot be used; attesting anew');
     }
   }
 }
 
-/** Verified as of its own validity: an expired identity is still known for its bundle. */
+/**
+ * Verified as of its own validity: an expired identity is still known for its bundle, and a machine whose clock is
+ * not set yet must not lose its identity.
+ */
 function readSvid(chain: readonly Certificate[], bundle: Bundle, nowMs: number): X509Svid {
-  const momentMs = Math.min(nowMs, chain[0]?.notAfterMs ?? 0);
+  const { notBeforeMs = 0, notAfterMs = 0 } = chain[0] ?? {};
+  const momentMs = Math.max(notBeforeMs, Math.min(nowMs, notAfterMs));
   return verifyX509Svid({ chain, bundles: () => bundle, nowMs: momentMs });
+}
+
+/** A token that the server refuses stays refused: says what a person has to do. */
+function withNextStep(error: unknown, attestorType: string): unknown {
+  if (attestorType !== 'join_token' || !isAppError(error, 'invalid-argument')) return error;
+  const nextStep = 'make a new one with `signet token create` on the server';
+  return new AppError(error.code, `${error.message}; ${nextStep}`);
 }
 
 function renewalMs(svid: X509Svid): number {

@@ -34,17 +34,28 @@ export class Bootstrap {
     this.#clock = clock;
   }
 
-  /** Connects, trusting `known` (the bundle of an earlier identity) when there is one. */
+  /**
+   * Connects, trusting `known` (the bundle of an earlier identity) and what the configuration trusts: after a long
+   * absence the server may have other roots than those we know, and the administrator's word then counts. A server
+   * is believed blindly only while nothing is known.
+   */
   async connect(known: Bundle | undefined, signal: AbortSignal): Promise<Contact> {
-    if (known !== undefined) return this.#contact((chain) => this.#verify(chain, known));
-    const { trustBundle } = this.#config;
-    if (trustBundle === undefined) return this.#contact((chain) => this.#hasServerId(chain));
-    const roots =
-      'file' in trustBundle
-        ? await readRoots(trustBundle.file)
-        : await this.#rootsByFingerprint(trustBundle.fingerprint, signal);
-    const bundle = bundleOf(this.#trustDomain, roots);
+    if (known === undefined && this.#config.trustBundle === undefined) {
+      return this.#contact((chain) => this.#hasServerId(chain));
+    }
+    const configured = await this.#configuredRoots(signal).catch((error: unknown) => {
+      if (known === undefined) throw error;
+      return [];
+    });
+    const bundle = bundleOf(this.#trustDomain, [...(known?.certificates() ?? []), ...configured]);
     return this.#contact((chain) => this.#verify(chain, bundle));
+  }
+
+  async #configuredRoots(signal: AbortSignal): Promise<readonly Certificate[]> {
+    const { trustBundle } = this.#config;
+    if (trustBundle === undefined) return [];
+    if ('file' in trustBundle) return readRoots(trustBundle.file);
+    return this.#rootsByFingerprint(trustBundle.fingerprint, signal);
   }
 
   #contact(verifyServer: (chain: readonly Certificate[]) => void): Contact {

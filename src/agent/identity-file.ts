@@ -1,7 +1,9 @@
 import { join } from 'node:path';
 import { z } from 'zod';
+import { parseConfig } from '../runtime/config-file.ts';
 import { AppError } from '../runtime/error.ts';
 import { readPrivateFile, writePrivateFile } from '../runtime/private-file.ts';
+import { parseStrictJson } from '../runtime/strict-json.ts';
 import { type Bundle, bundleToSpiffeJwks, parseSpiffeJwks } from '../spiffe/bundle.ts';
 import type { TrustDomain } from '../spiffe/spiffe-id.ts';
 import { type Certificate, parsePemCertificates } from '../x509/certificate.ts';
@@ -37,13 +39,16 @@ export class IdentityFile {
     this.#trustDomain = trustDomain;
   }
 
-  /** Undefined when there is none; throws when it cannot be understood or belongs to another trust domain. */
+  /**
+   * Undefined when there is none; throws `failed-precondition` when it cannot be read or is open to others,
+   * `invalid-argument` when it cannot be understood or belongs to another trust domain.
+   */
   async read(): Promise<StoredIdentity | undefined> {
     const bytes = await readPrivateFile(this.path);
     if (bytes === undefined) return undefined;
-    const stored = document.parse(JSON.parse(bytes.toString('utf8')));
+    const stored = parseConfig(parseStrictJson(bytes.toString('utf8')), document, this.path);
     if (stored.trustDomain !== this.#trustDomain.name) {
-      throw new AppError('failed-precondition', `it belongs to trust domain "${stored.trustDomain}"`);
+      throw new AppError('invalid-argument', `it belongs to trust domain "${stored.trustDomain}"`);
     }
     return {
       keyId: stored.keyId,

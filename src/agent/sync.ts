@@ -13,6 +13,8 @@ import { type DueSvid, drawRenewalMs, type RenewalWindows } from './rotation-pol
 import type { SvidCache } from './svid-cache.ts';
 import type { HeldSvid } from './workload-view.ts';
 
+/** How late an expired SVID may be withdrawn. */
+const expiryTickMs = 1_000;
 /** CSRs in one call: small enough that the first identities are there soon, far below SPIRE's 500. */
 const batchSize = 100;
 
@@ -72,9 +74,16 @@ export class Sync implements Service {
   }
 
   async run(signal: AbortSignal, ready: () => void): Promise<void> {
-    const { clock, cache, state } = this.#deps;
+    const { cache, state } = this.#deps;
     const stopListening = [cache.demand.subscribe(() => this.wake()), state.subscribe(() => this.wake())];
     ready();
+    // Side by side: a round may take minutes when the server does not answer.
+    await Promise.all([this.#rounds(signal), this.#withdrawals(signal)]);
+    for (const stop of stopListening) stop();
+  }
+
+  async #rounds(signal: AbortSignal): Promise<void> {
+    const { state } = this.#deps;
     const backoff = new Backoff({ baseMs: 250, capMs: Math.min(5_000, this.#settings.intervalMs) });
     while (!signal.aborted) {
       this.#isWoken = false;
@@ -83,9 +92,17 @@ export class Sync implements Service {
       // A little earlier than the interval, never later, and not all agents at the same moment.
       const waitMs = isDone ? this.#settings.intervalMs * (0.8 + 0.2 * Math.random()) : backoff.nextMs();
       await this.#pause(waitMs, signal);
-      this.#expire(clock.now());
     }
-    for (const stop of stopListening) stop();
+  }
+
+  async #withdrawals(signal: AbortSignal): Promise<void> {
+    const { clock, cache, log } = this.#deps;
+    while (!signal.aborted) {
+      await clock.sleep(expiryTickMs, signal);
+      for (const { svid } of cache.expire(clock.now())) {
+        log.error({ spiffeId: svid.id.toString() }, 'SVID expired before it could be renewed; withdrawn');
+      }
+    }
   }
 
   async #pause(ms: number, signal: AbortSignal): Promise<void> {
@@ -207,14 +224,5 @@ export class Sync implements Service {
       windows: this.#settings.windows,
     });
     return { entry, svid, privateKeyPem: request.privateKeyPem, issuedAtMs: nowMs, renewAtMs };
-  }
-
-  #expire(nowMs: number): void {
-    for (const held of this.#deps.cache.expire(nowMs)) {
-      this.#deps.log.error(
-        { spiffeId: held.svid.id.toString() },
-        'SVID expired before it could be renewed; withdrawn',
-      );
-    }
   }
 }

@@ -1,4 +1,4 @@
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { bundleToSpiffeJwks } from '../spiffe/bundle.ts';
 import { command, noun, type ServerOptions, withServer, withServerOptions } from './command.ts';
 import { print, printRecord } from './output.ts';
@@ -12,7 +12,11 @@ export function bundleCommand(): Command {
       'signet bundle show > bundle.pem\nsignet bundle show -o json',
     ),
   )
-    .option('--format <format>', 'pem, or spiffe for a SPIFFE bundle document', 'pem')
+    .addOption(
+      new Option('--format <format>', 'pem, or spiffe for a SPIFFE bundle document')
+        .choices(['pem', 'spiffe'])
+        .default('pem'),
+    )
     .action(async (options: ServerOptions & { format: string }) => {
       const bundle = await withServer(options, (client, signal) => client.getBundle({ signal }));
       if (options.output !== 'table') {

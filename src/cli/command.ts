@@ -134,9 +134,24 @@ export function seconds(text: string): number {
 
 /** Parses an RFC 3339 time option into Unix seconds. */
 export function moment(text: string): number {
-  const ms = /^\d{4}-\d\d-\d\dT\d\d:\d\d/.test(text) ? Date.parse(text) : Number.NaN;
-  if (Number.isNaN(ms)) throw new InvalidArgumentError('expected a time such as 2027-01-31T12:00:00Z');
+  const [, day = ''] = momentForm.exec(text) ?? [];
+  const ms = isDay(day) ? Date.parse(text) : Number.NaN;
+  // 0 would mean never.
+  if (Number.isNaN(ms) || ms < 1000) {
+    throw new InvalidArgumentError(
+      'expected a time such as 2027-01-31T12:00:00Z or 2027-01-31T13:00:00+01:00',
+    );
+  }
   return Math.floor(ms / 1000);
+}
+
+/** Without an offset a time would depend on the machine it is read on. */
+const momentForm = /^(\d{4}-\d\d-\d\d)T\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:\d\d)$/;
+
+/** Date.parse alone takes February 30 for March 2. */
+function isDay(text: string): boolean {
+  const ms = Date.parse(text);
+  return !Number.isNaN(ms) && new Date(ms).toISOString().startsWith(text);
 }
 
 /** Has an option's value parsed with an error that counts as wrong usage. */
@@ -150,7 +165,10 @@ export function parsedBy<T>(parse: (text: string) => T): (text: string) => T {
   };
 }
 
-/** Collects an option that may be given several times. */
-export function several(value: string, before: readonly string[] | undefined): readonly string[] {
-  return [...(before ?? []), value];
+/** As `parsedBy`, for an option that may be given several times. */
+export function several<T>(
+  parse: (text: string) => T,
+): (text: string, before: readonly T[] | undefined) => readonly T[] {
+  const parseOne = parsedBy(parse);
+  return (text, before) => [...(before ?? []), parseOne(text)];
 }

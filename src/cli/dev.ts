@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs';
 import { chmod, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { delimiter, join } from 'node:path';
+import { delimiter, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Command } from 'commander';
 import { agentConfigSchema } from '../agent/config.ts';
@@ -31,10 +31,10 @@ export function devCommand(): Command {
     .option('--dir <path>', 'keep sockets and data here; default: a temporary directory, removed at the end')
     .option('--verbose', 'show the logs of server and agent')
     .action(async (options: DevOptions) => {
-      const dir = options.dir ?? (await mkdtemp(join(tmpdir(), 'signet-dev-')));
-      await mkdir(dir, { recursive: true });
+      const dir = resolve(options.dir ?? (await mkdtemp(join(tmpdir(), 'signet-dev-'))));
+      const isNew = options.dir === undefined || (await mkdir(dir, { recursive: true })) !== undefined;
       // Envoys of other users must get to the workload socket; what is private lies in directories of its own.
-      await chmod(dir, 0o711);
+      if (isNew) await chmod(dir, 0o711);
       try {
         await runBoth(dir, options);
       } finally {

@@ -1,8 +1,10 @@
 import { z } from 'zod';
-import { duration, parseConfig, parseYaml } from '../runtime/config-file.ts';
+import { parseConfig, parseYaml } from '../runtime/config-file.ts';
+import { errorText } from '../runtime/error.ts';
 import type { NewEntry, RegistrationEntry } from '../spiffe/registration-entry.ts';
 import { parseSelector, selectorText } from '../spiffe/selector.ts';
 import { SpiffeId, TrustDomain } from '../spiffe/spiffe-id.ts';
+import { moment, seconds } from './command.ts';
 import type { Row } from './output.ts';
 
 /** What a table of entries shows. */
@@ -21,31 +23,54 @@ export function entryRow(entry: RegistrationEntry): Row {
     dnsNames: entry.dnsNames,
     admin: entry.admin,
     downstream: entry.downstream,
+    storeSvid: entry.storeSvid,
+    disableX509SvidPrefetch: entry.disableX509SvidPrefetch,
+    jwtSvidIncludeJti: entry.jwtSvidIncludeJti,
     hint: entry.hint,
-    expiresAt: entry.expiresAt === 0 ? '' : new Date(entry.expiresAt * 1000).toISOString(),
-    createdAt: new Date(entry.createdAt * 1000).toISOString(),
+    expiresAt: entry.expiresAt === 0 ? '' : timeText(entry.expiresAt),
+    createdAt: timeText(entry.createdAt),
     revision: entry.revision,
   };
 }
 
-const ttl = z.union([
-  z.literal('default').transform(() => 0),
-  duration.transform((ms) => Math.floor(ms / 1000)),
-]);
+/** The server takes any number of seconds, a Date does not. */
+const longestMs = 8.64e15;
+
+function timeText(unixSeconds: number): string {
+  return new Date(Math.min(unixSeconds * 1000, longestMs)).toISOString();
+}
+
+/** A text that `parse` understands; what it throws is said with the path. */
+function parsed<T>(parse: (text: string) => T) {
+  return z.string().transform((text, context) => {
+    try {
+      return parse(text);
+    } catch (error) {
+      context.addIssue({ code: 'custom', message: errorText(error) });
+      return z.NEVER;
+    }
+  });
+}
+
+const ttl = parsed((text) => (text === 'default' ? 0 : seconds(text)));
+const flag = z.boolean().default(false);
 
 const entryDocument = z.strictObject({
   id: z.string().default(''),
-  spiffeId: z.string(),
-  parentId: z.string(),
-  selectors: z.array(z.string()).min(1),
+  spiffeId: parsed(SpiffeId.parse),
+  parentId: parsed(SpiffeId.parse),
+  selectors: z.array(parsed(parseSelector)).min(1, 'expected at least one selector'),
   x509SvidTtl: ttl.prefault('default'),
   jwtSvidTtl: ttl.prefault('default'),
-  federatesWith: z.array(z.string()).default([]),
+  federatesWith: z.array(parsed(TrustDomain.parseNameOrId)).default([]),
   dnsNames: z.array(z.string()).default([]),
-  admin: z.boolean().default(false),
-  downstream: z.boolean().default(false),
+  admin: flag,
+  downstream: flag,
+  storeSvid: flag,
+  disableX509SvidPrefetch: flag,
+  jwtSvidIncludeJti: flag,
   hint: z.string().default(''),
-  expiresAt: z.union([z.literal(''), z.iso.datetime({ offset: true })]).default(''),
+  expiresAt: parsed((text) => (text === '' ? 0 : moment(text))).prefault(''),
   // Printed by `entry list`, and so accepted back; the server decides both.
   createdAt: z.string().optional(),
   revision: z.number().optional(),
@@ -57,19 +82,19 @@ export function parseEntries(text: string, where: string): readonly NewEntry[] {
   const documents = parseConfig(Array.isArray(value) ? value : [value], z.array(entryDocument), where);
   return documents.map((document) => ({
     id: document.id,
-    spiffeId: SpiffeId.parse(document.spiffeId),
-    parentId: SpiffeId.parse(document.parentId),
-    selectors: document.selectors.map(parseSelector),
+    spiffeId: document.spiffeId,
+    parentId: document.parentId,
+    selectors: document.selectors,
     x509SvidTtlSeconds: document.x509SvidTtl,
     jwtSvidTtlSeconds: document.jwtSvidTtl,
-    federatesWith: document.federatesWith.map((name) => TrustDomain.parseNameOrId(name)),
+    federatesWith: document.federatesWith,
     dnsNames: document.dnsNames,
     admin: document.admin,
     downstream: document.downstream,
-    storeSvid: false,
+    storeSvid: document.storeSvid,
     hint: document.hint,
-    expiresAt: document.expiresAt === '' ? 0 : Math.floor(Date.parse(document.expiresAt) / 1000),
-    disableX509SvidPrefetch: false,
-    jwtSvidIncludeJti: false,
+    expiresAt: document.expiresAt,
+    disableX509SvidPrefetch: document.disableX509SvidPrefetch,
+    jwtSvidIncludeJti: document.jwtSvidIncludeJti,
   }));
 }

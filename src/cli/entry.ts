@@ -29,7 +29,7 @@ interface EntryOptions extends ServerOptions {
   readonly dns?: readonly string[];
   readonly x509Ttl?: number;
   readonly jwtTtl?: number;
-  readonly federatesWith?: readonly string[];
+  readonly federatesWith?: readonly TrustDomain[];
   readonly admin?: boolean;
   readonly downstream?: boolean;
   readonly hint?: string;
@@ -60,6 +60,9 @@ function createCommand(): Command {
   return entryOptions(create).action(async (options: EntryOptions) => {
     if (options.spiffeId === undefined && options.data === undefined) {
       throw new WrongUsage('entry create needs --spiffe-id, or --data FILE');
+    }
+    if (options.spiffeId !== undefined && options.data !== undefined) {
+      throw new WrongUsage('entry create takes --spiffe-id or --data FILE, not both');
     }
     await withServer(options, async (client, signal) => {
       const wanted =
@@ -154,21 +157,23 @@ function entryOptions(target: Command, { withId = true } = {}): Command {
       parsedBy(SpiffeId.parse),
     )
     .option('--node', 'make a node alias: its selectors are those of agents')
-    .option('--selector <type:value>', 'what the caller must be; all must hold; repeat', severalSelectors)
-    .option('--dns <name>', 'a DNS name in the certificate; repeat', several)
+    .option(
+      '--selector <type:value>',
+      'what the caller must be; all must hold; repeat',
+      several(parseSelector),
+    )
+    .option('--dns <name>', 'a DNS name in the certificate; repeat', several(String))
     .option('--x509-ttl <duration>', 'lifetime of X.509-SVIDs', seconds)
     .option('--jwt-ttl <duration>', 'lifetime of JWT-SVIDs', seconds)
-    .option('--federates-with <trust-domain>', 'also trust this domain; repeat', several)
+    .option(
+      '--federates-with <trust-domain>',
+      'also trust this domain; repeat',
+      several(TrustDomain.parseNameOrId),
+    )
     .option('--admin', 'the holder may administer the server')
     .option('--downstream', 'the holder is a downstream server')
     .option('--hint <text>', 'a hint for the workload which identity this is')
     .option('--expires <time>', 'when the entry ends, RFC 3339', moment);
-}
-
-const selectorOption = parsedBy(parseSelector);
-
-function severalSelectors(text: string, before: readonly Selector[] | undefined): readonly Selector[] {
-  return [...(before ?? []), selectorOption(text)];
 }
 
 async function fromOptions(
@@ -226,9 +231,7 @@ function changesOf(options: EntryOptions, current: RegistrationEntry): Partial<N
     ...(options.dns === undefined ? {} : { dnsNames: options.dns }),
     ...(options.x509Ttl === undefined ? {} : { x509SvidTtlSeconds: options.x509Ttl }),
     ...(options.jwtTtl === undefined ? {} : { jwtSvidTtlSeconds: options.jwtTtl }),
-    ...(options.federatesWith === undefined
-      ? {}
-      : { federatesWith: options.federatesWith.map((name) => TrustDomain.parseNameOrId(name)) }),
+    ...(options.federatesWith === undefined ? {} : { federatesWith: options.federatesWith }),
     ...(options.admin === undefined ? {} : { admin: options.admin }),
     ...(options.downstream === undefined ? {} : { downstream: options.downstream }),
     ...(options.hint === undefined ? {} : { hint: options.hint }),
@@ -248,8 +251,14 @@ function warnOfOpenSelectors(selectors: readonly Selector[]): void {
 }
 
 async function entriesFrom(file: string): Promise<readonly NewEntry[]> {
-  const text = file === '-' ? await readStdin() : await readFile(file, 'utf8');
+  const text = file === '-' ? await readStdin() : await readText(file);
   return parseEntries(text, file === '-' ? 'stdin' : file);
+}
+
+function readText(file: string): Promise<string> {
+  return readFile(file, 'utf8').catch((cause: unknown) => {
+    throw new AppError('failed-precondition', `--data: cannot read "${file}"`, { cause });
+  });
 }
 
 async function readStdin(): Promise<string> {

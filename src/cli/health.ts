@@ -2,13 +2,13 @@ import { existsSync } from 'node:fs';
 import { type Command, Option } from 'commander';
 import { type HealthReport, HealthService, State } from '../gen/signet/health/v1/health.ts';
 import { callUnary, unixChannel } from '../rpc/grpc-client.ts';
-import { AppError } from '../runtime/error.ts';
 import {
   command,
   defaultAgentAdminSocket,
   defaultServerSocket,
   interruption,
   requireSocket,
+  WrongUsage,
   withOutput,
 } from './command.ts';
 import { type OutputFormat, print, printDocument, printRows } from './output.ts';
@@ -89,10 +89,7 @@ function findSocket(role: 'server' | 'agent' | undefined): string {
   if (role !== undefined) return sockets[role];
   const found = Object.values(sockets).filter((path) => existsSync(path));
   if (found.length > 1) {
-    throw new AppError(
-      'invalid-argument',
-      'a server and an agent run here: add --role server or --role agent',
-    );
+    throw new WrongUsage('a server and an agent run here: add --role server or --role agent');
   }
   return found[0] ?? sockets.agent;
 }

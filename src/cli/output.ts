@@ -27,8 +27,10 @@ export function printRows(rows: readonly Row[], columns: readonly string[], form
   }
   const cells = rows.map((row) => columns.map((column) => text(row[column] ?? '')));
   const head = columns.map((column) => label(column).toUpperCase());
-  const widths = columns.map((_, i) => Math.max(...[head, ...cells].map((line) => line[i]?.length ?? 0)));
-  const lines = [head, ...cells].map((line) =>
+  const table = [head, ...cells];
+  // Not Math.max(...): arguments are few, entries may be many.
+  const widths = columns.map((_, i) => table.reduce((most, line) => Math.max(most, line[i]?.length ?? 0), 0));
+  const lines = table.map((line) =>
     line
       .map((cell, i) => cell.padEnd(widths[i] ?? 0))
       .join('  ')
@@ -57,6 +59,7 @@ function label(key: string): string {
   return key.replaceAll(/([a-z0-9])([A-Z])/g, '$1 $2').toLowerCase();
 }
 
+/** Other people's texts, such as hints, must not move the cursor or fake a line. */
 function text(value: Row[string]): string {
-  return Array.isArray(value) ? value.join(', ') : String(value);
+  return (Array.isArray(value) ? value.join(', ') : String(value)).replaceAll(/\p{Cc}+/gu, ' ');
 }

@@ -1,8 +1,9 @@
+import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import type { WorkloadX509Update } from '../clients/workload-client.ts';
 import { WorkloadClient } from '../clients/workload-client.ts';
 import { createLogger } from '../runtime/log.ts';
-import { command, defaultWorkloadSocket, interruption, noun, withOutput } from './command.ts';
+import { command, defaultWorkloadSocket, interruption, noun, requireSocket, withOutput } from './command.ts';
 import { type OutputFormat, print, printRecord, printRows, type Row, remark } from './output.ts';
 
 interface WorkloadOptions {
@@ -39,8 +40,15 @@ export function workloadCommand(): Command {
 }
 
 function endpoint(options: WorkloadOptions): string {
-  if (options.socket !== undefined) return `unix://${options.socket}`;
-  return process.env['SPIFFE_ENDPOINT_SOCKET'] ?? `unix://${defaultWorkloadSocket}`;
+  const known = options.socket === undefined ? process.env['SPIFFE_ENDPOINT_SOCKET'] : undefined;
+  if (known !== undefined && known !== '') return known;
+  const path = resolve(options.socket ?? defaultWorkloadSocket);
+  // Who watches may wait for the agent.
+  if (options.watch !== true) {
+    const how = '--socket PATH or SPIFFE_ENDPOINT_SOCKET';
+    requireSocket(path, 'agent', how, 'signet agent run --config agent.yaml');
+  }
+  return `unix://${path}`;
 }
 
 function show(update: WorkloadX509Update, options: WorkloadOptions): void {

@@ -5,7 +5,7 @@ import { SvidCache } from '../agent/svid-cache.ts';
 import { WorkloadAttestation } from '../agent/workload/workload-attestation.ts';
 import { GrpcListener } from '../rpc/grpc-server.ts';
 import type { GrpcService } from '../rpc/handlers.ts';
-import { silentLogger } from '../runtime/log.ts';
+import { type Logger, silentLogger } from '../runtime/log.ts';
 import { parseSelector } from '../spiffe/selector.ts';
 import { FakeClock } from './fake-clock.ts';
 import { tempDir } from './temp-dir.ts';
@@ -24,7 +24,9 @@ export interface WorkloadSocketDeps {
 export async function startWorkloadSocket(options: {
   readonly services: (deps: WorkloadSocketDeps) => readonly GrpcService[];
   readonly peerOf?: 'process' | 'local';
+  readonly log?: Logger;
 }) {
+  const log = options.log ?? silentLogger;
   const clock = new FakeClock();
   const cache = new SvidCache({ clock });
   const facts = {
@@ -53,7 +55,7 @@ export async function startWorkloadSocket(options: {
     peerOf: options.peerOf ?? 'process',
     services: options.services({ attestation, cache, clock }),
     authorize: () => undefined,
-    log: silentLogger,
+    log,
   });
   onTestFinished(() => listener.stop(0));
   return { clock, cache, facts, target: `unix:${path}`, listener };

@@ -176,6 +176,21 @@ describe('a caller that was attested', () => {
     expect(lines).toContainEqual(expect.objectContaining({ level: 'warn', pid: 4711 }));
   });
 
+  it('is attested anew, as what it is by then, when it asks again after that', async () => {
+    const peer = new FakeProcess();
+    const attestor = attestorOf(peer);
+    const { attestation } = attestationBy({ attestor });
+    const connection = {};
+    const before = await attestation.attest({ peer, connection });
+    peer.program = '/bin/sh';
+    await expect(before.verifyStillSame()).rejects.toMatchObject(denied);
+    const after = await attestation.attest({ peer, connection });
+    expect(attestor.attestations).toBe(2);
+    await after.verifyStillSame();
+    // What the first stream of the connection was granted stays refused.
+    await expect(before.verifyStillSame()).rejects.toMatchObject(denied);
+  });
+
   it('is refused when the program was replaced while it was attested', async () => {
     const peer = new FakeProcess();
     const attestor = attestorOf(peer, {

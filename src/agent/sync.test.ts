@@ -1,0 +1,425 @@
+import { createPrivateKey, createPublicKey } from 'node:crypto';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { MemoryKeyManager } from '../plugins/key-manager/memory.ts';
+import { JoinTokenAgentAttestor } from '../plugins/node-attestor/join-token.ts';
+import { AppError } from '../runtime/error.ts';
+import { Observable } from '../runtime/observable.ts';
+import type { RegistrationEntry } from '../spiffe/registration-entry.ts';
+import { parseSelector } from '../spiffe/selector.ts';
+import { TrustDomain } from '../spiffe/spiffe-id.ts';
+import { X509Svid } from '../spiffe/x509-svid.ts';
+import { TestIdentity } from '../testing/certificates.ts';
+import { FakeClock } from '../testing/fake-clock.ts';
+import { memoryLogger, until } from '../testing/grpc-listener.ts';
+import { testEntry } from '../testing/registration-entry.ts';
+import { type Chain, ScriptedServer } from '../testing/scripted-server.ts';
+import { TcpGate } from '../testing/tcp-gate.ts';
+import { tempDir } from '../testing/temp-dir.ts';
+import { bundleOf } from '../testing/trust-domain.ts';
+import type { CertificateRequest } from '../x509/csr.ts';
+import { createSoftwareSigner, generatePrivateKey } from '../x509/signature.ts';
+import { AgentIdentity, type AgentIdentityState } from './agent-identity.ts';
+import { Bootstrap } from './bootstrap.ts';
+import { ServerConnection } from './server-connection.ts';
+import { SvidCache } from './svid-cache.ts';
+import { Sync } from './sync.ts';
+
+const trustDomain = TrustDomain.parse('example.org');
+const hourMs = 3_600_000;
+const intervalMs = 5_000;
+const web = testEntry({ id: 'web', spiffeId: 'spiffe://example.org/web' });
+const api = testEntry({ id: 'api', spiffeId: 'spiffe://example.org/api', createdAt: 1_700_000_001 });
+const webCaller = [parseSelector('unix:uid:1000')];
+
+/** The sync of an attested agent with its server; it runs until the test ends. */
+async function start(
+  options: {
+    readonly entries?: readonly RegistrationEntry[];
+    readonly prepare?: (server: ScriptedServer) => void;
+    readonly isAttested?: boolean;
+    readonly window?: readonly [number, number];
+    /** Another way to the server than the straight one. */
+    readonly addressOf?: (server: ScriptedServer) => Promise<string>;
+  } = {},
+) {
+  const clock = new FakeClock(Date.now());
+  const server = await ScriptedServer.start({ clock });
+  server.script.entries = options.entries ?? [web];
+  options.prepare?.(server);
+  const address = (await options.addressOf?.(server)) ?? server.address;
+  const { log, lines } = memoryLogger();
+  const agent = await agentAt(server, { address, clock });
+  const cache = new SvidCache({ clock });
+  const window = options.window ?? [0.5, 0.5];
+  const sync = new Sync(
+    { ...agent, cache, clock, log },
+    { intervalMs, keyType: 'ec-p256', windows: { first: window, later: window } },
+  );
+  const attest = async () => agent.state.set(await ownIdentity(server));
+  if (options.isAttested ?? true) await attest();
+  const stopping = new AbortController();
+  const running = sync.run(stopping.signal, () => undefined);
+  onTestFinished(async () => {
+    stopping.abort();
+    await running;
+  });
+  return { server, clock, cache, sync, state: agent.state, attest, lines };
+}
+
+type Running = Awaited<ReturnType<typeof start>>;
+
+async function agentAt(server: ScriptedServer, options: { address: string; clock: FakeClock }) {
+  const { address, clock } = options;
+  const state = new Observable<AgentIdentityState | undefined>(undefined);
+  const connection = new ServerConnection({ address, trustDomain, identity: state, clock });
+  onTestFinished(() => connection.close());
+  const client = () => connection.client();
+  const config = { server: server.address, insecureBootstrap: true };
+  const identity = new AgentIdentity({
+    trustDomain,
+    state,
+    dataDir: tempDir(),
+    attestorType: 'join_token',
+    attestor: new JoinTokenAgentAttestor({}),
+    keyManager: new MemoryKeyManager(),
+    bootstrap: new Bootstrap(trustDomain, config, clock),
+    client,
+    clock,
+    log: memoryLogger().log,
+  });
+  return { state, client, identity };
+}
+
+async function ownIdentity(server: ScriptedServer): Promise<AgentIdentityState> {
+  const nowMs = Date.now();
+  const leaf = await server.root.issue('spiffe://example.org/spire/agent/a', {
+    notBeforeMs: nowMs - hourMs,
+    notAfterMs: nowMs + 24 * hourMs,
+  });
+  const svid = X509Svid.parse([leaf.certificate]);
+  return { svid, privateKeyPem: leaf.privateKeyPem, bundle: server.script.bundle, reattestable: false };
+}
+
+/** A whole round that succeeded after now. */
+async function nextRound({ clock, sync }: Running): Promise<void> {
+  const before = sync.status.lastSuccessMs ?? 0;
+  await clock.advance(intervalMs);
+  await until(() => (sync.status.lastSuccessMs ?? 0) > before, `a round; ${sync.status.problem}`);
+}
+
+const firstRound = ({ sync }: Running) =>
+  until(() => sync.status.lastSuccessMs !== undefined, `the first round; ${sync.status.problem}`);
+
+const printOf = ({ cache }: Running, entryId: string) => cache.findSvid(entryId)?.svid.leaf.fingerprint;
+
+describe('a round', () => {
+  it('fetches the bundle, then the entries, then the SVIDs', async () => {
+    const running = await start({ entries: [web, api] });
+    await firstRound(running);
+    const { server, cache } = running;
+    expect(server.calls).toEqual(['GetBundle', 'SyncAuthorizedEntries', 'BatchNewX509SVID']);
+    expect(cache.bundle?.equals(server.script.bundle)).toBe(true);
+    expect([...cache.entries.keys()].sort()).toEqual(['api', 'web']);
+    for (const entry of [web, api]) {
+      const { svid, privateKeyPem } = cache.findSvid(entry.id)!;
+      expect(svid.id.toString()).toBe(entry.spiffeId.toString());
+      const spki = createPublicKey(createPrivateKey(privateKeyPem)).export({ format: 'der', type: 'spki' });
+      expect(Buffer.compare(spki, svid.leaf.spki)).toBe(0);
+    }
+    expect(cache.findSvid('web')?.privateKeyPem).not.toBe(cache.findSvid('api')?.privateKeyPem);
+  });
+
+  it('comes again within the interval, and signs nothing that is not due', async () => {
+    const running = await start();
+    await firstRound(running);
+    const before = printOf(running, 'web');
+    running.server.calls.length = 0;
+    await nextRound(running);
+    expect(running.server.calls).toEqual(['GetBundle', 'SyncAuthorizedEntries']);
+    expect(printOf(running, 'web')).toBe(before);
+  });
+
+  it('waits until the agent is attested, and then starts at once', async () => {
+    const running = await start({ isAttested: false });
+    await running.clock.advance(20 * intervalMs);
+    expect(running.server.calls).toEqual([]);
+    await running.attest();
+    await firstRound(running);
+  });
+
+  it('has the bundle before the SVIDs that need it', async () => {
+    const running = await start();
+    await firstRound(running);
+    const { server, cache, state } = running;
+    const next = await TestIdentity.root('example.org', { notAfterMs: Date.now() + 24 * hourMs });
+    server.script.bundle = bundleOf('example.org', [server.root.certificate, next.certificate], 2);
+    server.script.entries = [web, api];
+    server.script.signEntry = async ({ spiffeId }, { spki }) => [
+      await server.issue(spiffeId.toString(), spki, { issuer: next }),
+    ];
+    await nextRound(running);
+    await until(() => cache.findSvid('api') !== undefined, 'signed by the new root');
+    // The agent itself trusts its server by it from now on.
+    expect(state.value?.bundle.equals(server.script.bundle)).toBe(true);
+  });
+
+  it.each([
+    { name: 'of another trust domain', bundle: () => bundleOf('other.org', []) },
+    { name: 'without a root', bundle: () => bundleOf('example.org', []) },
+  ])('does not take a bundle $name', async ({ bundle }) => {
+    const running = await start();
+    await firstRound(running);
+    const { server, sync, cache, clock, state } = running;
+    const before = cache.bundle;
+    const ownBefore = state.value?.bundle;
+    server.script.bundle = bundle();
+    await clock.advance(intervalMs);
+    await until(() => sync.status.problem !== undefined, 'the problem is noted');
+    expect(cache.bundle).toBe(before);
+    expect(state.value?.bundle).toBe(ownBefore);
+  });
+
+  it('asks in batches, the SVIDs that a workload waits for first', async () => {
+    const entries = Array.from({ length: 120 }, (_, i) =>
+      testEntry({ id: `e${i}`, spiffeId: `spiffe://example.org/e${i}`, selectors: [`test:${i}`] }),
+    );
+    const signed: string[] = [];
+    const running = await start({
+      entries,
+      isAttested: false,
+      prepare: ({ script }) => {
+        const { signEntry } = script;
+        script.signEntry = (entry, csr) => {
+          signed.push(entry.id);
+          return signEntry(entry, csr);
+        };
+      },
+    });
+    running.cache.watch([parseSelector('test:119')]);
+    await running.attest();
+    await firstRound(running);
+    expect(signed[0]).toBe('e119');
+    expect(new Set(signed).size).toBe(120);
+    expect(running.server.calls.filter((call) => call === 'BatchNewX509SVID')).toHaveLength(2);
+  });
+});
+
+describe('a workload that waits for an SVID', () => {
+  it('starts a round at once', async () => {
+    const onDemand = { ...web, disableX509SvidPrefetch: true };
+    const running = await start({ entries: [onDemand] });
+    await firstRound(running);
+    expect(running.cache.findSvid('web')).toBeUndefined();
+    const { view } = running.cache.watch(webCaller);
+    // No time passes.
+    await until(() => view.value.identities[0]?.svid !== undefined, 'the SVID is in the view');
+  });
+
+  it('starts the next round right after the one that runs', async () => {
+    const running = await start();
+    const asked = Promise.withResolvers<void>();
+    const answer = Promise.withResolvers<void>();
+    const { server, sync } = running;
+    const { signEntry } = server.script;
+    server.script.signEntry = async (entry, csr) => {
+      asked.resolve();
+      await answer.promise;
+      return signEntry(entry, csr);
+    };
+    await asked.promise;
+    server.script.entries = [web, api];
+    sync.wake();
+    answer.resolve();
+    await until(() => running.cache.findSvid('api') !== undefined, 'the new entry without a pause');
+  });
+});
+
+describe('one bad item', () => {
+  it.each([
+    { name: 'an SVID that is refused', error: new AppError('invalid-argument', 'no such template') },
+    { name: 'an SVID that the server fails on', error: new AppError('internal', 'out of luck') },
+  ])('delays nothing else: $name', async ({ error }) => {
+    const running = await start({
+      entries: [web, api],
+      prepare: ({ script }) => {
+        const { signEntry } = script;
+        script.signEntry = (entry, csr) =>
+          entry.id === 'web' ? Promise.reject(error) : signEntry(entry, csr);
+      },
+    });
+    const { cache, sync, server, clock } = running;
+    await until(() => sync.status.problem !== undefined, 'the problem is noted');
+    expect(sync.status.problem).toContain('spiffe://example.org/web');
+    expect(cache.findSvid('api')).toBeDefined();
+    expect(cache.findSvid('web')).toBeUndefined();
+    server.script.signEntry = async ({ spiffeId }, { spki }) => [
+      await server.issue(spiffeId.toString(), spki),
+    ];
+    await clock.advance(intervalMs);
+    await until(() => cache.findSvid('web') !== undefined, 'tried again');
+    await until(() => sync.status.problem === undefined, 'the problem is gone');
+  });
+
+  it('delays nothing else: an entry that cannot be understood', async () => {
+    const strange = { ...api, selectors: [{ type: 'a:b', value: 'c' }] };
+    const running = await start({ entries: [strange, web] });
+    await firstRound(running);
+    expect([...running.cache.entries.keys()]).toEqual(['web']);
+    expect(running.cache.findSvid('web')).toBeDefined();
+    expect(running.lines).toContainEqual(expect.objectContaining({ level: 'warn', entryId: 'api' }));
+  });
+});
+
+describe('what the server signed never reaches the cache', () => {
+  const newKey = async () => createSoftwareSigner(await generatePrivateKey('ec-p256')).publicKey;
+  const answers: readonly {
+    name: string;
+    answer: (server: ScriptedServer, csr: CertificateRequest) => Promise<Chain>;
+  }[] = [
+    {
+      name: 'when it is another key',
+      answer: async (server) => [await server.issue('spiffe://example.org/web', await newKey())],
+    },
+    {
+      name: 'when it is another identity',
+      answer: async (server, { spki }) => [await server.issue('spiffe://example.org/api', spki)],
+    },
+    {
+      name: 'when it is of another trust domain',
+      answer: async (server, { spki }) => [await server.issue('spiffe://other.org/web', spki)],
+    },
+    {
+      name: 'when it does not verify under the bundle',
+      answer: async (server, { spki }) => {
+        const issuer = await TestIdentity.root('example.org', { notAfterMs: Date.now() + hourMs });
+        return [await server.issue('spiffe://example.org/web', spki, { issuer })];
+      },
+    },
+    {
+      name: 'when it has expired',
+      answer: async (server, { spki }) => [
+        await server.issue('spiffe://example.org/web', spki, { ttlMs: -1_000 }),
+      ],
+    },
+    { name: 'when it is a CA', answer: async (server) => [server.root.certificate] },
+    { name: 'when it is nothing', answer: async () => [] },
+  ];
+  it.each(answers)('$name', async ({ answer }) => {
+    const running = await start({
+      entries: [web, api],
+      prepare: (server) => {
+        const { signEntry } = server.script;
+        server.script.signEntry = (entry, csr) =>
+          entry.id === 'web' ? answer(server, csr) : signEntry(entry, csr);
+      },
+    });
+    const { cache, sync } = running;
+    await until(() => sync.status.problem !== undefined, 'the problem is noted');
+    expect(cache.findSvid('web')).toBeUndefined();
+    expect(cache.findSvid('api')).toBeDefined();
+    expect(sync.status.lastSuccessMs).toBeUndefined();
+  });
+
+  it('and does not replace what is held', async () => {
+    const running = await start();
+    await firstRound(running);
+    const { server, clock, cache, sync } = running;
+    const before = printOf(running, 'web');
+    server.script.signEntry = async (_entry, { spki }) => [
+      await server.issue('spiffe://example.org/api', spki),
+    ];
+    clock.stepWallClock(0.5 * hourMs);
+    await clock.advance(intervalMs);
+    await until(() => sync.status.problem !== undefined, 'the renewal is refused');
+    expect(cache.findSvid('web')?.svid.leaf.fingerprint).toBe(before);
+  });
+});
+
+describe('a server that is gone', () => {
+  it('leaves everything in use, is reported once, and is found again', async () => {
+    let gate: TcpGate | undefined;
+    const addressOf = async ({ address }: ScriptedServer) => {
+      gate = await TcpGate.before(address);
+      return gate.address;
+    };
+    const running = await start({ addressOf });
+    await firstRound(running);
+    const { clock, cache, sync, lines, server } = running;
+    const { view } = cache.watch(webCaller);
+    const before = view.value;
+    await gate!.close();
+    const failed = () => lines.filter(({ level }) => level === 'warn');
+    for (let round = 0; round < 4; round += 1) await clock.advance(intervalMs);
+    await until(() => sync.status.problem !== undefined, 'the problem is noted');
+    const lastSuccessMs = sync.status.lastSuccessMs!;
+    expect(lastSuccessMs).toBeLessThan(clock.now());
+    expect(view.value).toBe(before);
+    expect(view.value.identities[0]?.svid).toBeDefined();
+    expect(failed()).toHaveLength(1);
+    server.script.entries = [web, api];
+    await gate!.open();
+    while (cache.findSvid('api') === undefined || sync.status.problem !== undefined) {
+      await clock.advance(100);
+    }
+    expect(sync.status.lastSuccessMs).toBeGreaterThan(lastSuccessMs);
+    expect(lines.at(-1)).toMatchObject({ message: 'sync with the server works again' });
+  });
+});
+
+describe('an SVID', () => {
+  it('is renewed at the moment stored with it, with a new key', async () => {
+    const running = await start({ window: [0.25, 0.25] });
+    await firstRound(running);
+    const { clock, cache } = running;
+    const before = cache.findSvid('web')!;
+    expect(before.renewAtMs - before.issuedAtMs).toBe((before.svid.notAfterMs - before.issuedAtMs) / 4);
+    clock.stepWallClock(before.renewAtMs - clock.now() - 2 * intervalMs);
+    await nextRound(running);
+    expect(cache.findSvid('web')).toBe(before);
+    await clock.advance(2 * intervalMs);
+    await until(() => cache.findSvid('web') !== before, 'renewed');
+    const after = cache.findSvid('web')!;
+    expect(after.privateKeyPem).not.toBe(before.privateKeyPem);
+    expect(after.svid.notAfterMs).toBeGreaterThan(before.svid.notAfterMs);
+  });
+
+  it('that expires is withdrawn, even while the server does not answer', async () => {
+    const running = await start();
+    await firstRound(running);
+    const { clock, cache, server, lines } = running;
+    const { view } = cache.watch(webCaller);
+    const asked = Promise.withResolvers<void>();
+    server.script.signEntry = () => {
+      asked.resolve();
+      return new Promise(() => undefined);
+    };
+    const { notAfterMs } = cache.findSvid('web')!.svid;
+    clock.stepWallClock(notAfterMs - clock.now() - 10_000);
+    await clock.advance(intervalMs);
+    await asked.promise;
+    expect(view.value.identities[0]?.svid).toBeDefined();
+    await clock.advance(6_000);
+    expect(view.value.identities[0]?.svid).toBeUndefined();
+    expect(lines).toContainEqual(
+      expect.objectContaining({ level: 'error', spiffeId: 'spiffe://example.org/web' }),
+    );
+  });
+
+  it('of an entry that is gone is dropped with it', async () => {
+    const running = await start({ entries: [web, api] });
+    await firstRound(running);
+    running.server.script.entries = [api];
+    await nextRound(running);
+    expect([...running.cache.entries.keys()]).toEqual(['api']);
+    expect(running.cache.findSvid('web')).toBeUndefined();
+  });
+
+  it('is signed again when its entry has changed', async () => {
+    const running = await start();
+    await firstRound(running);
+    const before = printOf(running, 'web');
+    running.server.script.entries = [{ ...web, dnsNames: ['web.example.org'], revision: 1 }];
+    await nextRound(running);
+    expect(printOf(running, 'web')).not.toBe(before);
+  });
+});
