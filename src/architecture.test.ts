@@ -43,6 +43,7 @@ const rules: Rules = {
     ],
     agent: [
       ['agent'],
+      ['health-checks'],
       ['api', 'sync'],
       ['workload', 'svid-cache', 'proxy-book', 'server-connection'],
       ['agent-identity', 'entry-matcher', 'rotation-policy'],

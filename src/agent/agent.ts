@@ -2,7 +2,7 @@ import type { KeyManager } from '../plugin-api/key-manager.ts';
 import type { AgentNodeAttestor } from '../plugin-api/node-attestor.ts';
 import type { WorkloadAttestor } from '../plugin-api/workload-attestor.ts';
 import { GrpcListener } from '../rpc/grpc-server.ts';
-import { type HealthCheck, healthApi } from '../rpc/health-api.ts';
+import { healthApi } from '../rpc/health-api.ts';
 import { listenerService } from '../rpc/listener-service.ts';
 import { runServices } from '../runtime/lifecycle.ts';
 import type { Logger } from '../runtime/log.ts';
@@ -14,6 +14,7 @@ import { sdsApi } from './api/sds-api.ts';
 import { type WorkloadApiDeps, workloadApi } from './api/workload-api.ts';
 import { Bootstrap } from './bootstrap.ts';
 import type { AgentConfig } from './config.ts';
+import { healthChecks } from './health-checks.ts';
 import { ServerConnection } from './server-connection.ts';
 import { SvidCache } from './svid-cache.ts';
 import { Sync } from './sync.ts';
@@ -68,7 +69,17 @@ export async function runAgent(
     role: 'agent',
     trustDomain: trustDomain.name,
     startedAtMs,
-    checks: async () => checks({ state, identity, sync, cache, parts, intervalMs: config.syncInterval }),
+    checks: async () =>
+      healthChecks({
+        nowMs: clock.now(),
+        intervalMs: config.syncInterval,
+        svid: state.value?.svid,
+        identityProblem: identity.problem,
+        sync: sync.status,
+        entries: cache.entries.size,
+        held: [...cache.entries.keys()].filter((id) => cache.findSvid(id) !== undefined).length,
+        peerIdentification: parts.peerIdentification,
+      }),
   });
   try {
     await runServices(
@@ -119,54 +130,4 @@ function listenForWorkloads(
     },
     log: deps.log,
   });
-}
-
-async function checks(agent: {
-  state: Observable<AgentIdentityState | undefined>;
-  identity: AgentIdentity;
-  sync: Sync;
-  cache: SvidCache;
-  parts: AgentParts;
-  intervalMs: number;
-}): Promise<readonly HealthCheck[]> {
-  const { state, identity, sync, cache, parts, intervalMs } = agent;
-  const svid = state.value?.svid;
-  const nowMs = parts.clock.now();
-  const { lastSuccessMs, problem } = sync.status;
-  const isFresh = lastSuccessMs !== undefined && nowMs - lastSuccessMs < 3 * intervalMs + 5_000;
-  const isValid = svid !== undefined && svid.notAfterMs > nowMs;
-  const held = [...cache.entries.keys()].filter((id) => cache.findSvid(id) !== undefined).length;
-  return [
-    {
-      name: 'identity',
-      state: isValid ? (identity.problem === undefined ? 'ok' : 'degraded') : 'not-ready',
-      message:
-        svid === undefined
-          ? `not attested${identity.problem === undefined ? ' yet' : `: ${identity.problem}`}`
-          : `${svid.id}, valid until ${new Date(svid.notAfterMs).toISOString()}${identity.problem === undefined ? '' : `; ${identity.problem}`}`,
-      nextStep: isValid ? '' : 'see the agent log; a spent join token is replaced with `signet token create`',
-    },
-    {
-      name: 'server',
-      state: isFresh ? 'ok' : lastSuccessMs === undefined ? 'not-ready' : 'degraded',
-      message:
-        lastSuccessMs === undefined
-          ? `never in sync with the server${problem === undefined ? '' : `: ${problem}`}`
-          : `last in sync ${Math.round((nowMs - lastSuccessMs) / 1000)} s ago${problem === undefined ? '' : `; ${problem}`}`,
-    },
-    {
-      name: 'identities',
-      state: 'ok',
-      message: `${cache.entries.size} registered for this node, ${held} with a certificate`,
-    },
-    {
-      name: 'caller identification',
-      state: parts.peerIdentification === 'SO_PEERPIDFD' ? 'ok' : 'degraded',
-      message:
-        parts.peerIdentification === 'SO_PEERPIDFD'
-          ? 'the kernel names callers without a race (SO_PEERPIDFD)'
-          : 'pidfd_open and start times: this kernel has no SO_PEERPIDFD',
-      nextStep: parts.peerIdentification === 'SO_PEERPIDFD' ? '' : 'Linux 6.5 or newer closes a narrow race',
-    },
-  ];
 }

@@ -102,13 +102,13 @@ async function ownIdentity(server: ScriptedServer): Promise<AgentIdentityState> 
 
 /** A whole round that succeeded after now. */
 async function nextRound({ clock, sync }: Running): Promise<void> {
-  const before = sync.status.lastSuccessMs ?? 0;
+  const before = sync.status.lastSyncMs ?? 0;
   await clock.advance(intervalMs);
-  await until(() => (sync.status.lastSuccessMs ?? 0) > before, `a round; ${sync.status.problem}`);
+  await until(() => (sync.status.lastSyncMs ?? 0) > before, `a round; ${sync.status.problems.sync}`);
 }
 
 const firstRound = ({ sync }: Running) =>
-  until(() => sync.status.lastSuccessMs !== undefined, `the first round; ${sync.status.problem}`);
+  until(() => sync.status.lastSyncMs !== undefined, `the first round; ${sync.status.problems.sync}`);
 
 const printOf = ({ cache }: Running, entryId: string) => cache.findSvid(entryId)?.svid.leaf.fingerprint;
 
@@ -174,7 +174,7 @@ describe('a round', () => {
     const ownBefore = state.value?.bundle;
     server.script.bundle = bundle();
     await clock.advance(intervalMs);
-    await until(() => sync.status.problem !== undefined, 'the problem is noted');
+    await until(() => sync.status.problems.sync !== undefined, 'the problem is noted');
     expect(cache.bundle).toBe(before);
     expect(state.value?.bundle).toBe(ownBefore);
   });
@@ -248,8 +248,8 @@ describe('one bad item', () => {
       },
     });
     const { cache, sync, server, clock } = running;
-    await until(() => sync.status.problem !== undefined, 'the problem is noted');
-    expect(sync.status.problem).toContain('spiffe://example.org/web');
+    await until(() => sync.status.problems.signing !== undefined, 'the problem is noted');
+    expect(sync.status.problems.signing).toContain('spiffe://example.org/web');
     expect(cache.findSvid('api')).toBeDefined();
     expect(cache.findSvid('web')).toBeUndefined();
     server.script.signEntry = async ({ spiffeId }, { spki }) => [
@@ -257,7 +257,7 @@ describe('one bad item', () => {
     ];
     await clock.advance(intervalMs);
     await until(() => cache.findSvid('web') !== undefined, 'tried again');
-    await until(() => sync.status.problem === undefined, 'the problem is gone');
+    await until(() => sync.status.problems.signing === undefined, 'the problem is gone');
   });
 
   it('delays nothing else: an entry that cannot be understood', async () => {
@@ -314,10 +314,9 @@ describe('what the server signed never reaches the cache', () => {
       },
     });
     const { cache, sync } = running;
-    await until(() => sync.status.problem !== undefined, 'the problem is noted');
+    await until(() => sync.status.problems.signing !== undefined, 'the problem is noted');
     expect(cache.findSvid('web')).toBeUndefined();
     expect(cache.findSvid('api')).toBeDefined();
-    expect(sync.status.lastSuccessMs).toBeUndefined();
   });
 
   it('and does not replace what is held', async () => {
@@ -330,7 +329,7 @@ describe('what the server signed never reaches the cache', () => {
     ];
     clock.stepWallClock(0.5 * hourMs);
     await clock.advance(intervalMs);
-    await until(() => sync.status.problem !== undefined, 'the renewal is refused');
+    await until(() => sync.status.problems.signing !== undefined, 'the renewal is refused');
     expect(cache.findSvid('web')?.svid.leaf.fingerprint).toBe(before);
   });
 });
@@ -350,18 +349,18 @@ describe('a server that is gone', () => {
     await gate!.close();
     const failed = () => lines.filter(({ level }) => level === 'warn');
     for (let round = 0; round < 4; round += 1) await clock.advance(intervalMs);
-    await until(() => sync.status.problem !== undefined, 'the problem is noted');
-    const lastSuccessMs = sync.status.lastSuccessMs!;
-    expect(lastSuccessMs).toBeLessThan(clock.now());
+    await until(() => sync.status.problems.sync !== undefined, 'the problem is noted');
+    const lastSyncMs = sync.status.lastSyncMs!;
+    expect(lastSyncMs).toBeLessThan(clock.now());
     expect(view.value).toBe(before);
     expect(view.value.identities[0]?.svid).toBeDefined();
     expect(failed()).toHaveLength(1);
     server.script.entries = [web, api];
     await gate!.open();
-    while (cache.findSvid('api') === undefined || sync.status.problem !== undefined) {
+    while (cache.findSvid('api') === undefined || sync.status.problems.sync !== undefined) {
       await clock.advance(100);
     }
-    expect(sync.status.lastSuccessMs).toBeGreaterThan(lastSuccessMs);
+    expect(sync.status.lastSyncMs).toBeGreaterThan(lastSyncMs);
     expect(lines.at(-1)).toMatchObject({ message: 'sync with the server works again' });
   });
 });

@@ -34,6 +34,12 @@ interface Settings {
   readonly windows: RenewalWindows;
 }
 
+/** What went wrong in a round: with bundle or entries, and with the signing of what is due. */
+interface Problems {
+  readonly sync: string | undefined;
+  readonly signing: string | undefined;
+}
+
 /** A CSR on its way, and the key that must come back signed. */
 interface SigningRequest {
   readonly due: DueSvid;
@@ -54,17 +60,17 @@ export class Sync implements Service {
   readonly #settings: Settings;
   #wakeUp: () => void = () => undefined;
   #isWoken = false;
-  #problem: string | undefined;
-  #lastSuccessMs: number | undefined;
+  #problems: Problems = { sync: undefined, signing: undefined };
+  #lastSyncMs: number | undefined;
 
   constructor(deps: Deps, settings: Settings) {
     this.#deps = deps;
     this.#settings = settings;
   }
 
-  /** When the last whole round succeeded (Unix ms), and why the last one did not. */
-  get status(): { readonly lastSuccessMs: number | undefined; readonly problem: string | undefined } {
-    return { lastSuccessMs: this.#lastSuccessMs, problem: this.#problem };
+  /** When bundle and entries were last as the server's (Unix ms), and what went wrong in the last round. */
+  get status(): { readonly lastSyncMs: number | undefined; readonly problems: Problems } {
+    return { lastSyncMs: this.#lastSyncMs, problems: this.#problems };
   }
 
   /** Starts a round now, or right after the one that runs. */
@@ -115,27 +121,39 @@ export class Sync implements Service {
 
   /** One round; what fails is noted and leaves what the cache has. Returns whether all of it succeeded. */
   async #round(signal: AbortSignal): Promise<boolean> {
-    const steps = [
-      () => this.#syncBundle(signal),
-      () => this.#syncEntries(signal),
-      () => this.#syncSvids(signal),
+    const syncing = [
+      await this.#attempt(() => this.#syncBundle(signal)),
+      await this.#attempt(() => this.#syncEntries(signal)),
     ];
-    const problems: string[] = [];
-    for (const step of steps) {
-      await step().catch((error: unknown) => {
-        if (!signal.aborted) problems.push(errorText(error));
-      });
-      if (signal.aborted) return false;
+    const signing = await this.#attempt(() => this.#syncSvids(signal));
+    if (signal.aborted) return false;
+    const now = { sync: syncing.find((problem) => problem !== undefined), signing };
+    this.#logChange(now);
+    this.#problems = now;
+    if (now.sync === undefined) this.#lastSyncMs = this.#deps.clock.now();
+    return now.sync === undefined && now.signing === undefined;
+  }
+
+  /** The text of what went wrong, if anything. */
+  async #attempt(step: () => Promise<void>): Promise<string | undefined> {
+    return step().then(
+      () => undefined,
+      (error: unknown) => errorText(error),
+    );
+  }
+
+  /** Each problem once, and its end. */
+  #logChange(now: Problems): void {
+    const { log } = this.#deps;
+    if (now.sync !== undefined && now.sync !== this.#problems.sync) {
+      log.warn({ problem: now.sync }, 'sync with the server failed; what is held stays in use');
     }
-    const problem = problems[0];
-    if (problem !== undefined && problem !== this.#problem) {
-      this.#deps.log.warn({ problems }, 'sync with the server failed; what is held stays in use');
-    } else if (problem === undefined && this.#problem !== undefined) {
-      this.#deps.log.info({}, 'sync with the server works again');
+    if (now.signing !== undefined && now.signing !== this.#problems.signing) {
+      log.warn({ problem: now.signing }, 'SVIDs could not be signed; it is tried again');
     }
-    this.#problem = problem;
-    if (problem === undefined) this.#lastSuccessMs = this.#deps.clock.now();
-    return problem === undefined;
+    const wasBad = this.#problems.sync !== undefined || this.#problems.signing !== undefined;
+    if (wasBad && now.sync === undefined && now.signing === undefined)
+      log.info({}, 'sync with the server works again');
   }
 
   async #syncBundle(signal: AbortSignal): Promise<void> {

@@ -378,6 +378,8 @@ describe('a private key', () => {
     cache.putSvids([webRenewed]);
     expect(await certificate.received.ended).toMatchObject({ code: status.PERMISSION_DENIED });
     await expect(certificate.next()).rejects.toThrow('ended');
+    // The next call is the new program's, and attested as such.
+    facts.selectors = [];
     await expect(proxy.fetch(['default'])).rejects.toMatchObject({ code: status.PERMISSION_DENIED });
     // What is no secret goes on.
     cache.setBundle(

@@ -1,0 +1,76 @@
+import type { HealthCheck } from '../rpc/health-api.ts';
+import type { X509Svid } from '../spiffe/x509-svid.ts';
+import type { Sync } from './sync.ts';
+
+/** What an agent knows of itself at one moment. */
+export interface AgentStatus {
+  readonly nowMs: number;
+  readonly intervalMs: number;
+  readonly svid: X509Svid | undefined;
+  readonly identityProblem: string | undefined;
+  readonly sync: Sync['status'];
+  /** Registered for this node, and of these with a certificate. */
+  readonly entries: number;
+  readonly held: number;
+  readonly peerIdentification: 'SO_PEERPIDFD' | 'pidfd_open';
+}
+
+/** The health report of an agent. */
+export function healthChecks(status: AgentStatus): readonly HealthCheck[] {
+  return [identityCheck(status), serverCheck(status), svidCheck(status), callerCheck(status)];
+}
+
+function identityCheck({ svid, identityProblem, nowMs }: AgentStatus): HealthCheck {
+  const isValid = svid !== undefined && svid.notAfterMs > nowMs;
+  const known =
+    svid === undefined
+      ? 'not attested yet'
+      : `${svid.id}, valid until ${new Date(svid.notAfterMs).toISOString()}`;
+  return {
+    name: 'identity',
+    state: isValid ? (identityProblem === undefined ? 'ok' : 'degraded') : 'not-ready',
+    message: withProblem(known, identityProblem),
+    nextStep: isValid ? '' : 'see the agent log; a spent join token is replaced with `signet token create`',
+  };
+}
+
+function serverCheck({ sync, nowMs, intervalMs }: AgentStatus): HealthCheck {
+  const { lastSyncMs, problems } = sync;
+  const isFresh = lastSyncMs !== undefined && nowMs - lastSyncMs < 3 * intervalMs + 5_000;
+  const known =
+    lastSyncMs === undefined
+      ? 'never in sync with the server'
+      : `last in sync ${Math.max(0, Math.round((nowMs - lastSyncMs) / 1000))} s ago`;
+  return {
+    name: 'server',
+    state: isFresh ? 'ok' : lastSyncMs === undefined ? 'not-ready' : 'degraded',
+    message: withProblem(known, problems.sync),
+  };
+}
+
+function svidCheck({ entries, held, sync }: AgentStatus): HealthCheck {
+  return {
+    name: 'identities',
+    state: sync.problems.signing === undefined ? 'ok' : 'degraded',
+    message: withProblem(
+      `${entries} registered for this node, ${held} with a certificate`,
+      sync.problems.signing,
+    ),
+  };
+}
+
+/** Not degraded on an older kernel: it cannot be mended here, and `requirePeerPidfd` is there for who wants none of it. */
+function callerCheck({ peerIdentification }: AgentStatus): HealthCheck {
+  return {
+    name: 'caller identification',
+    state: 'ok',
+    message:
+      peerIdentification === 'SO_PEERPIDFD'
+        ? 'the kernel names callers without a race (SO_PEERPIDFD)'
+        : 'pidfd_open and start times, since this kernel has no SO_PEERPIDFD; Linux 6.5 closes a narrow race',
+  };
+}
+
+function withProblem(known: string, problem: string | undefined): string {
+  return problem === undefined ? known : `${known}: ${problem}`;
+}
