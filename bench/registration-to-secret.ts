@@ -9,6 +9,7 @@ import { SignetAgent, SignetServer } from '../e2e/support/signet.ts';
 import { ServerClient } from '../src/clients/server-client.ts';
 import { DiscoveryRequest, DiscoveryResponse } from '../src/gen/envoy/service/discovery/v3/discovery.ts';
 import { unixChannel } from '../src/rpc/grpc-client.ts';
+import { newEntry } from '../src/spiffe/registration-entry.ts';
 import { SpiffeId } from '../src/spiffe/spiffe-id.ts';
 import { machine, percentile } from './support.ts';
 
@@ -55,25 +56,7 @@ try {
     await new Promise((resolve) => setTimeout(resolve, 50 + Math.random() * 300));
     const createdAt = performance.now();
     await admin.createEntries(
-      [
-        {
-          id: '',
-          spiffeId: SpiffeId.parse(name),
-          parentId: SpiffeId.parse(agent.alias),
-          selectors,
-          x509SvidTtlSeconds: 0,
-          jwtSvidTtlSeconds: 0,
-          federatesWith: [],
-          dnsNames: [],
-          admin: false,
-          downstream: false,
-          storeSvid: false,
-          hint: '',
-          expiresAt: 0,
-          disableX509SvidPrefetch: false,
-          jwtSvidIncludeJti: false,
-        },
-      ],
+      [newEntry({ spiffeId: SpiffeId.parse(name), parentId: SpiffeId.parse(agent.alias), selectors })],
       { signal: AbortSignal.timeout(10_000) },
     );
     waits.push(arrived.then((at) => at - createdAt));

@@ -174,7 +174,7 @@ export class AgentIdentity implements Service {
     const { trustDomain, keyManager, clock, log } = this.#deps;
     const svid = verifyX509Svid({
       chain,
-      bundles: (domain) => (domain.equals(bundle.trustDomain) ? bundle : undefined),
+      bundles: () => bundle,
       nowMs: clock.now(),
     });
     if (Buffer.compare(svid.leaf.spki, key.publicKey) !== 0) {

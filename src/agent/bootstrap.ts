@@ -1,11 +1,12 @@
 import { readFile } from 'node:fs/promises';
 import { ServerClient } from '../clients/server-client.ts';
+import { requireServerId, verifyServerChain } from '../clients/server-verification.ts';
 import { tlsChannel } from '../rpc/grpc-client.ts';
 import { AppError } from '../runtime/error.ts';
 import type { Clock } from '../runtime/time.ts';
 import { Bundle } from '../spiffe/bundle.ts';
-import { serverIdOf, type TrustDomain } from '../spiffe/spiffe-id.ts';
-import { verifyX509Svid, X509Svid } from '../spiffe/x509-svid.ts';
+import type { TrustDomain } from '../spiffe/spiffe-id.ts';
+import { X509Svid } from '../spiffe/x509-svid.ts';
 import { type Certificate, parsePemCertificates } from '../x509/certificate.ts';
 import type { AgentConfig } from './config.ts';
 
@@ -80,28 +81,13 @@ export class Bootstrap {
   }
 
   #verify(chain: readonly Certificate[], bundle: Bundle): void {
-    const svid = verifyX509Svid({
-      chain,
-      bundles: (domain) => (domain.equals(this.#trustDomain) ? bundle : undefined),
-      nowMs: this.#clock.now(),
-    });
-    requireServerId(svid, this.#trustDomain);
+    verifyServerChain(chain, { trustDomain: this.#trustDomain, bundle, nowMs: this.#clock.now() });
   }
 
   /** Only the name is compared: `insecureBootstrap`, or a first look whose result is checked by its hash. */
   #hasServerId(chain: readonly Certificate[]): void {
     requireServerId(X509Svid.parse(chain), this.#trustDomain);
   }
-}
-
-/** Throws unless the SVID is the trust domain's server. */
-export function requireServerId(svid: X509Svid, trustDomain: TrustDomain): void {
-  const expected = serverIdOf(trustDomain);
-  if (svid.id.equals(expected)) return;
-  throw new AppError(
-    'unauthenticated',
-    `the server shows the identity "${svid.id}"; "${expected}" was expected`,
-  );
 }
 
 function bundleOf(trustDomain: TrustDomain, roots: readonly Certificate[]): Bundle {

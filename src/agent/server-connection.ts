@@ -1,13 +1,12 @@
 import { ServerClient } from '../clients/server-client.ts';
+import { verifyServerChain } from '../clients/server-verification.ts';
 import { type ClientChannel, tlsChannel } from '../rpc/grpc-client.ts';
 import { AppError } from '../runtime/error.ts';
 import type { Observable } from '../runtime/observable.ts';
 import type { Clock } from '../runtime/time.ts';
 import type { TrustDomain } from '../spiffe/spiffe-id.ts';
-import { verifyX509Svid } from '../spiffe/x509-svid.ts';
 import type { Certificate } from '../x509/certificate.ts';
 import type { AgentIdentityState } from './agent-identity.ts';
-import { requireServerId } from './bootstrap.ts';
 
 interface Deps {
   readonly address: string;
@@ -53,12 +52,7 @@ export class ServerConnection {
   }
 
   #verify(chain: readonly Certificate[]): void {
-    const bundle = this.#deps.identity.value?.bundle;
-    const svid = verifyX509Svid({
-      chain,
-      bundles: (domain) => (bundle?.trustDomain.equals(domain) ? bundle : undefined),
-      nowMs: this.#deps.clock.now(),
-    });
-    requireServerId(svid, this.#deps.trustDomain);
+    const { trustDomain, identity, clock } = this.#deps;
+    verifyServerChain(chain, { trustDomain, bundle: identity.value?.bundle, nowMs: clock.now() });
   }
 }

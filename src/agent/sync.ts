@@ -226,7 +226,7 @@ export class Sync implements Service {
     const nowMs = clock.now();
     const svid = verifyX509Svid({
       chain: answer,
-      bundles: (domain) => (cache.bundle?.trustDomain.equals(domain) ? cache.bundle : undefined),
+      bundles: () => cache.bundle,
       nowMs,
     });
     if (!svid.id.equals(entry.spiffeId)) {

@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import type { Command } from 'commander';
 import type { ServerClient } from '../clients/server-client.ts';
 import { AppError } from '../runtime/error.ts';
-import type { NewEntry, RegistrationEntry } from '../spiffe/registration-entry.ts';
+import { type NewEntry, newEntry, type RegistrationEntry } from '../spiffe/registration-entry.ts';
 import { parseSelector, type Selector } from '../spiffe/selector.ts';
 import { SpiffeId, serverIdOf, TrustDomain } from '../spiffe/spiffe-id.ts';
 import {
@@ -186,23 +186,7 @@ async function fromOptions(
   const parentId = options.node
     ? serverIdOf(spiffeId.trustDomain)
     : await parentFrom(options, client, signal);
-  const blank = {
-    id: options.id ?? '',
-    spiffeId,
-    parentId,
-    selectors: [],
-    x509SvidTtlSeconds: 0,
-    jwtSvidTtlSeconds: 0,
-    federatesWith: [],
-    dnsNames: [],
-    admin: false,
-    downstream: false,
-    storeSvid: false,
-    hint: '',
-    expiresAt: 0,
-    disableX509SvidPrefetch: false,
-    jwtSvidIncludeJti: false,
-  };
+  const blank = newEntry({ id: options.id ?? '', spiffeId, parentId, selectors: [] });
   return { ...blank, ...changesOf(options, { ...blank, revision: 0, createdAt: 0 }) };
 }
 

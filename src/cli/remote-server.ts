@@ -1,10 +1,9 @@
 import { ServerClient } from '../clients/server-client.ts';
+import { verifyServerChain } from '../clients/server-verification.ts';
 import { WorkloadClient, type WorkloadX509Svid } from '../clients/workload-client.ts';
 import { type ClientChannel, tlsChannel } from '../rpc/grpc-client.ts';
 import { AppError, errorText, isAppError } from '../runtime/error.ts';
 import { systemClock } from '../runtime/time.ts';
-import { serverIdOf } from '../spiffe/spiffe-id.ts';
-import { verifyX509Svid } from '../spiffe/x509-svid.ts';
 
 /**
  * Runs `work` with a client of the server at `HOST:PORT`: remote administration, with this process's own first SVID
@@ -58,15 +57,7 @@ function channelAs({ svid, bundle, privateKeyPem }: WorkloadX509Svid, address: s
     tls: {
       certificateChainPem: svid.chain.map((certificate) => certificate.toPem()).join(''),
       privateKeyPem,
-      verifyServer: (chain) => {
-        const server = verifyX509Svid({
-          chain,
-          bundles: (domain) => (domain.equals(trustDomain) ? bundle : undefined),
-          nowMs: systemClock.now(),
-        });
-        if (server.id.equals(serverIdOf(trustDomain))) return;
-        throw new AppError('unauthenticated', `the server shows the identity "${server.id}"`);
-      },
+      verifyServer: (chain) => verifyServerChain(chain, { trustDomain, bundle, nowMs: systemClock.now() }),
     },
   });
 }

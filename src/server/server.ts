@@ -113,7 +113,7 @@ export async function runServer(
           ...common,
           ...hostAndPort(config.listen),
           identity: identity.tls,
-          verifyClient: clientVerifier(bundles, trustDomain, clock),
+          verifyClient: clientVerifier(bundles, clock),
         });
         addresses.listen = listener.address;
         return listener;
@@ -150,11 +150,11 @@ function rotationOf(
 }
 
 /** Clients are accepted under our own roots only. */
-function clientVerifier(bundles: BundleKeeper, trustDomain: TrustDomain, clock: Clock) {
+function clientVerifier(bundles: BundleKeeper, clock: Clock) {
   return (chain: readonly Certificate[]): SpiffeId =>
     verifyX509Svid({
       chain,
-      bundles: (domain) => (domain.equals(trustDomain) ? bundles.own.value : undefined),
+      bundles: () => bundles.own.value,
       nowMs: clock.now(),
     }).id;
 }

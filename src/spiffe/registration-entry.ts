@@ -28,3 +28,24 @@ export interface RegistrationEntry {
 
 /** An entry before the store has given it its revision and creation time. */
 export type NewEntry = Omit<RegistrationEntry, 'revision' | 'createdAt'>;
+
+/** An entry with the server's defaults, no rights and no names besides its ID, for all that is not given. */
+export function newEntry(
+  fields: Partial<NewEntry> & Pick<NewEntry, 'spiffeId' | 'parentId' | 'selectors'>,
+): NewEntry {
+  return {
+    id: '',
+    x509SvidTtlSeconds: 0,
+    jwtSvidTtlSeconds: 0,
+    federatesWith: [],
+    dnsNames: [],
+    admin: false,
+    downstream: false,
+    storeSvid: false,
+    hint: '',
+    expiresAt: 0,
+    disableX509SvidPrefetch: false,
+    jwtSvidIncludeJti: false,
+    ...fields,
+  };
+}

@@ -1,4 +1,4 @@
-import type { RegistrationEntry } from '../spiffe/registration-entry.ts';
+import { newEntry, type RegistrationEntry } from '../spiffe/registration-entry.ts';
 import { canonicalSelectors, parseSelector } from '../spiffe/selector.ts';
 import { SpiffeId, TrustDomain } from '../spiffe/spiffe-id.ts';
 
@@ -17,23 +17,15 @@ export function testEntry(
     federatesWith = [],
   } = fields;
   return {
-    id: 'entry-1',
-    parentId: SpiffeId.parse('spiffe://example.org/spire/agent/test'),
-    x509SvidTtlSeconds: 0,
-    jwtSvidTtlSeconds: 0,
-    dnsNames: [],
-    admin: false,
-    downstream: false,
-    storeSvid: false,
-    hint: '',
-    expiresAt: 0,
     createdAt: 1_700_000_000,
     revision: 0,
-    disableX509SvidPrefetch: false,
-    jwtSvidIncludeJti: false,
-    ...fields,
-    spiffeId: SpiffeId.parse(spiffeId),
-    selectors: canonicalSelectors(selectors.map(parseSelector)),
-    federatesWith: federatesWith.map((name) => TrustDomain.parse(name)),
+    ...newEntry({
+      id: 'entry-1',
+      parentId: SpiffeId.parse('spiffe://example.org/spire/agent/test'),
+      ...fields,
+      spiffeId: SpiffeId.parse(spiffeId),
+      selectors: canonicalSelectors(selectors.map(parseSelector)),
+      federatesWith: federatesWith.map((name) => TrustDomain.parse(name)),
+    }),
   };
 }

@@ -8,7 +8,7 @@ import type {
   ServerNodeAttestorContext,
 } from '../../plugin-api/node-attestor.ts';
 import { AppError } from '../../runtime/error.ts';
-import type { NewEntry } from '../../spiffe/registration-entry.ts';
+import { type NewEntry, newEntry } from '../../spiffe/registration-entry.ts';
 import { SpiffeId } from '../../spiffe/spiffe-id.ts';
 import type { JoinTokenAgentConfig } from './join-token-config.ts';
 
@@ -130,23 +130,12 @@ export class JoinTokenServerAttestor implements ServerNodeAttestor {
  * whose parent is the alias reach the agent through it.
  */
 function aliasEntry(aliasId: SpiffeId, agentId: SpiffeId): NewEntry {
-  return {
+  return newEntry({
     id: randomUUID(),
     spiffeId: aliasId,
     parentId: agentId,
     selectors: [{ type: 'spiffe_id', value: agentId.toString() }],
-    x509SvidTtlSeconds: 0,
-    jwtSvidTtlSeconds: 0,
-    federatesWith: [],
-    dnsNames: [],
-    admin: false,
-    downstream: false,
-    storeSvid: false,
-    hint: '',
-    expiresAt: 0,
-    disableX509SvidPrefetch: false,
-    jwtSvidIncludeJti: false,
-  };
+  });
 }
 
 /** The texts are SPIRE's; the label is for the log only. */
