@@ -44,7 +44,7 @@ function stream(response: ServerResponse): void {
 }
 
 /** The `URI` of an x-forwarded-client-cert header that the sidecar has set: the caller's SPIFFE ID. */
-export function callerOf(header: string | readonly string[] | undefined): string | undefined {
+function callerOf(header: string | readonly string[] | undefined): string | undefined {
   const text = typeof header === 'string' ? header : header?.join(',');
   return text === undefined ? undefined : /(?:^|[;,])URI=([^;,]*)/.exec(text)?.[1];
 }

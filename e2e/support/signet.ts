@@ -21,9 +21,13 @@ export interface CommandResult {
 }
 
 /** Runs one command to its end, at most 30 s; does not throw when it fails. */
-export async function trySignet(args: readonly string[]): Promise<CommandResult> {
+export async function trySignet(
+  args: readonly string[],
+  env: Readonly<Record<string, string>> = {},
+): Promise<CommandResult> {
+  const options = { timeout: 30_000, env: { ...process.env, ...env } };
   return await new Promise((resolve, reject) => {
-    execFile(signetBinary, args, { timeout: 30_000 }, (error, stdout, stderr) => {
+    execFile(signetBinary, args, options, (error, stdout, stderr) => {
       if (error === null) resolve({ code: 0, stdout, stderr });
       else if (typeof error.code === 'number') resolve({ code: error.code, stdout, stderr });
       else reject(new Error(`signet ${args.join(' ')}: ${error.message}`, { cause: error }));

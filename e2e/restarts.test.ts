@@ -1,0 +1,88 @@
+import { expect, it } from 'vitest';
+import type { EnvoyProcess } from './support/envoy.ts';
+import { Load } from './support/load.ts';
+import { type Mesh, startMesh } from './support/mesh.ts';
+import { describeWith } from './support/parts.ts';
+import type { Sandbox } from './support/sandbox.ts';
+import { testSandbox } from './support/test-sandbox.ts';
+
+async function underLoad(sandbox: Sandbox, mesh: Mesh): Promise<Load> {
+  const load = Load.start({ url: mesh.sidecars.url, perSecond: 25 });
+  sandbox.onDispose(() => load.stop());
+  await load.waitForMore(10);
+  return load;
+}
+
+async function serialOf(envoy: EnvoyProcess): Promise<string> {
+  const [own] = await envoy.ownCertificates();
+  if (own === undefined) throw new Error(`envoy ${envoy.identity.name} has no certificate`);
+  return own.serial;
+}
+
+async function bundleVersionOf(envoy: EnvoyProcess): Promise<string> {
+  const version = (await envoy.secretVersions()).get('ALL');
+  if (version === undefined) throw new Error(`envoy ${envoy.identity.name} has no bundle`);
+  return version;
+}
+
+/** Waits until every Envoy presents another certificate than in `before`. */
+async function waitForOthers(envoys: readonly EnvoyProcess[], before: readonly string[]): Promise<void> {
+  for (const [i, envoy] of envoys.entries()) {
+    const isNew = async () => (await serialOf(envoy)) !== before[i];
+    await envoy.until('another certificate', isNew, { timeoutMs: 20_000, intervalMs: 100 });
+  }
+}
+
+describeWith({ envoy: true, linux: true }, 'restarts under load', () => {
+  it('of the agent cost no request, whether it was stopped or killed', async () => {
+    const sandbox = await testSandbox();
+    const mesh = await startMesh(sandbox, { oneRequestPerConnection: true });
+    const load = await underLoad(sandbox, mesh);
+    const { all } = mesh.sidecars;
+    const bundles = await Promise.all(all.map(bundleVersionOf));
+    for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
+      const serials = await Promise.all(all.map(serialOf));
+      const exit = await mesh.agent.stop({ signal });
+      expect(exit).toEqual(signal === 'SIGTERM' ? { code: 0, signal: null } : { code: null, signal });
+      await load.waitForMore(25);
+      // Told that it goes, Envoy says nothing about it.
+      const complaints = all.flatMap(({ process }) =>
+        process.lines.filter((line) => /gRPC config/.test(line)),
+      );
+      if (signal === 'SIGTERM') expect(complaints).toEqual([]);
+      await mesh.agent.start();
+      // Its keys live in memory only: it has new certificates made, and both Envoys come back for them.
+      await waitForOthers(all, serials);
+    }
+    await load.waitForMore(25);
+    await load.stop();
+
+    expect(load.failures).toEqual([]);
+    // The same bundle has the same version: it is a hash of the content.
+    expect(await Promise.all(all.map(bundleVersionOf))).toEqual(bundles);
+    for (const envoy of all) expect(await envoy.stat('sds.ALL.update_rejected')).toBe(0);
+  });
+
+  it('of the server cost no request; rotation goes on once it is back', async () => {
+    const sandbox = await testSandbox();
+    const mesh = await startMesh(sandbox, {
+      server: { authority: { caTtl: '5m', x509SvidTtl: '15s', agentTtl: '15s' } },
+      oneRequestPerConnection: true,
+    });
+    const load = await underLoad(sandbox, mesh);
+    const { agent, server, sidecars } = mesh;
+    for (const [times, signal] of (['SIGTERM', 'SIGKILL'] as const).entries()) {
+      await server.stop({ signal });
+      const failed = () => agent.process.lines.filter((line) => line.includes('sync with the server failed'));
+      await agent.process.until('the agent noticing', () => failed().length > times);
+      await load.waitForMore(25);
+      const serials = await Promise.all(sidecars.all.map(serialOf));
+      await server.start();
+      await waitForOthers(sidecars.all, serials);
+    }
+    await load.waitForMore(25);
+    await load.stop();
+    expect(load.failures).toEqual([]);
+    await agent.waitUntilHealthy();
+  });
+});
