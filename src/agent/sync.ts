@@ -15,8 +15,11 @@ import type { HeldSvid } from './workload-view.ts';
 
 /** How late an expired SVID may be withdrawn. */
 const expiryTickMs = 1_000;
-/** CSRs in one call: small enough that the first identities are there soon, far below SPIRE's 500. */
-const batchSize = 100;
+/**
+ * CSRs in one call: small enough that the first identities are there soon, far below SPIRE's 500. An RSA key takes up
+ * to seconds of a thread that others wait for.
+ */
+const batchSizeOf = (type: KeyType): number => (type.startsWith('rsa') ? 2 : 100);
 
 interface Deps {
   readonly client: () => ServerClient;
@@ -157,12 +160,16 @@ export class Sync implements Service {
   }
 
   async #syncBundle(signal: AbortSignal): Promise<void> {
-    const { client, identity, cache } = this.#deps;
+    const { client, identity, cache, state } = this.#deps;
     const bundle = await client().getBundle({ signal });
+    if (!state.value?.svid.id.isMemberOf(bundle.trustDomain)) {
+      throw new AppError('internal', `the server sent the bundle of "${bundle.trustDomain}"`);
+    }
     if (bundle.x509Authorities.length === 0)
       throw new AppError('internal', 'the server sent a bundle without roots');
-    await identity.setBundle(bundle);
+    // Workloads first: a disk that is full must not keep a new root from them.
     cache.setBundle(bundle);
+    await identity.setBundle(bundle);
   }
 
   async #syncEntries(signal: AbortSignal): Promise<void> {
@@ -176,6 +183,7 @@ export class Sync implements Service {
   async #syncSvids(signal: AbortSignal): Promise<void> {
     const due = this.#deps.cache.due();
     const failures: string[] = [];
+    const batchSize = batchSizeOf(this.#settings.keyType);
     for (let start = 0; start < due.length && !signal.aborted; start += batchSize) {
       failures.push(...(await this.#sign(due.slice(start, start + batchSize), signal)));
     }

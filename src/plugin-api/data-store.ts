@@ -126,7 +126,7 @@ export interface AuthorityStore {
     trustDomain: TrustDomain,
     change: (current: Bundle | undefined) => Bundle,
   ): Promise<Bundle>;
-  /** Makes `id` active and the one that was active old, in one transaction. */
+  /** Makes `id`, prepared or old, active and the one that was active old, in one transaction. */
   activate(id: string, atMs: number): Promise<void>;
   /** Removes journal records; the keys are the caller's to destroy afterwards. */
   forget(ids: readonly string[]): Promise<void>;

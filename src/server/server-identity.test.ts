@@ -85,23 +85,31 @@ describe('the identity of the server', () => {
     await expect.poll(() => leaf().serialHex).not.toBe(before);
   });
 
-  it('is signed anew at once when another root takes over', async () => {
-    const { ready, leaf, authority, newRoot } = await startIdentity();
+  it('stays under the root that everybody holds while that outlives it, and then is under the new one', async () => {
+    const { ready, leaf, clock, authority, first, newRoot } = await startIdentity();
     await ready;
+    const before = leaf().serialHex;
+    await clock.advance(23 * hourMs - 2);
     const next = await newRoot();
     authority.activate(next);
+    await expect.poll(() => leaf().serialHex).not.toBe(before);
+    expect(leaf().verifySignedBy(first.certificate)).toBe(true);
+    await clock.untilSleepers(1);
+    await clock.advance(hourMs / 2);
     await expect.poll(() => leaf().verifySignedBy(next.certificate)).toBe(true);
   });
 
   it('does not miss a root that takes over while a certificate is being made', async () => {
     const reached = Promise.withResolvers<void>();
     const gate = Promise.withResolvers<void>();
-    const { ready, leaf, authority, newRoot } = await startIdentity(async (signer, data) => {
+    const { ready, leaf, clock, authority, newRoot } = await startIdentity(async (signer, data) => {
       reached.resolve();
       await gate.promise;
       return signer.sign(data);
     });
     await reached.promise;
+    // So late that the first root does not outlive another certificate.
+    clock.stepWallClock(23 * hourMs + 1);
     const next = await newRoot();
     authority.activate(next);
     gate.resolve();

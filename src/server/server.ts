@@ -56,6 +56,7 @@ export async function runServer(
   options: { readonly signal: AbortSignal; readonly onReady: (addresses: ServerAddresses) => void },
 ): Promise<void> {
   const { trustDomain, store, clock, log } = parts;
+  await requireSameTrustDomain(parts);
   const index = new EntryIndex(trustDomain);
   const entries = new Entries({ trustDomain, store: store.entries, index });
   await entries.load();
@@ -146,6 +147,18 @@ function rotationOf(
       caTtlMs: caTtl,
       subject: authoritySubjectOf(config),
     },
+  );
+}
+
+/** A database belongs to one trust domain for ever: what it signed carries the name. */
+async function requireSameTrustDomain({ store, trustDomain }: ServerParts): Promise<void> {
+  const foreign = (await store.authorities.list())
+    .flatMap(({ certificate }) => certificate.uris)
+    .find((uri) => uri !== trustDomain.id);
+  if (foreign === undefined) return;
+  throw new AppError(
+    'failed-precondition',
+    `trustDomain is "${trustDomain}", but the data directory is that of "${foreign}"; set it back, or choose an empty dataDir`,
   );
 }
 

@@ -13,7 +13,7 @@ import type { TlsIdentity } from '../rpc/tls-listener.ts';
 import { AppError } from '../runtime/error.ts';
 import { silentLogger } from '../runtime/log.ts';
 import { Observable } from '../runtime/observable.ts';
-import type { Clock } from '../runtime/time.ts';
+import { type Clock, systemClock } from '../runtime/time.ts';
 import { syncAuthorizedEntries } from '../server/api/entry-sync.ts';
 import { leafTemplate } from '../server/authority/template.ts';
 import type { Bundle } from '../spiffe/bundle.ts';
@@ -150,7 +150,9 @@ export class ScriptedServer {
       }),
       serviceOf(BundleService, { getBundle: unary(async () => bundleToWire(script.bundle)) }),
       serviceOf(EntryService, {
-        syncAuthorizedEntries: bidi((requests) => syncAuthorizedEntries(requests, script.entries)),
+        syncAuthorizedEntries: bidi((requests, { signal }) =>
+          syncAuthorizedEntries(requests, script.entries, { clock: systemClock, signal }),
+        ),
       }),
       serviceOf(SVIDService, {
         batchNewX509Svid: unary(async ({ params }) => ({

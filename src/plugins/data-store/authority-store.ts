@@ -54,12 +54,6 @@ export class SqlAuthorityStore implements AuthorityStore {
       const row = await tx.selectFrom('authorities').select('state').where('id', '=', id).executeTakeFirst();
       if (row === undefined) throw new AppError('not-found', `there is no authority "${id}"`);
       if (row.state === 'active') return;
-      if (row.state !== 'prepared') {
-        throw new AppError(
-          'failed-precondition',
-          `authority "${id}" is ${row.state}; only a prepared one can sign`,
-        );
-      }
       await tx.updateTable('authorities').set({ state: 'old' }).where('state', '=', 'active').execute();
       await tx
         .updateTable('authorities')

@@ -4,6 +4,7 @@ import { AppError } from '../../runtime/error.ts';
 import type { Clock } from '../../runtime/time.ts';
 import type { NodeAttestation } from '../attestation/node-attestation.ts';
 import { svidToWire } from './messages.ts';
+import { nextMessage } from './next-message.ts';
 
 /** How long the agent may take for its first message and for each answer to a challenge. */
 const messageTimeoutMs = 30_000;
@@ -88,19 +89,13 @@ class Conversation {
 
   /** The agent's next message; throws `deadline-exceeded` when it takes too long, or the caller has gone. */
   async next(): Promise<AttestAgentRequest['step']> {
-    const timeout = new AbortController();
-    const late = this.#clock
-      .sleep(messageTimeoutMs, AbortSignal.any([timeout.signal, this.#signal]))
-      .then(() => {
-        throw new AppError('deadline-exceeded', 'the agent sent no attestation message in time');
-      });
-    try {
-      const next = await Promise.race([this.#incoming.next(), late]);
-      return next.done === true ? undefined : next.value.step;
-    } finally {
-      late.catch(() => undefined);
-      timeout.abort();
-    }
+    const wait = {
+      clock: this.#clock,
+      signal: this.#signal,
+      timeoutMs: messageTimeoutMs,
+      what: 'attestation message',
+    };
+    return (await nextMessage(this.#incoming, wait))?.step;
   }
 
   async #nextAnswer(): Promise<Uint8Array> {

@@ -80,11 +80,13 @@ describe('who holds the bundle', () => {
     return { access, bundles, clock, certificate, stranger: stranger.certificate, call };
   }
 
-  it('counts an agent from its first call on, and takes it for up to date once it has fetched the roots', async () => {
+  it('counts an agent from its first call on, and takes it for up to date once it has fetched the roots and calls again', async () => {
     const { access, bundles, clock, certificate, call } = await getBundle();
     await access.requireAgent({ kind: 'svid', id: agentId, certificate, address: 'test' });
     expect(bundles.agentsBehind(clock.now())).toBe(1);
     await call(all);
+    expect(bundles.agentsBehind(clock.now())).toBe(1);
+    await access.requireAgent({ kind: 'svid', id: agentId, certificate, address: 'test' });
     expect(bundles.agentsBehind(clock.now())).toBe(0);
   });
 
@@ -95,6 +97,7 @@ describe('who holds the bundle', () => {
     const { access, bundles, clock, certificate, call } = await getBundle();
     await access.requireAgent({ kind: 'svid', id: agentId, certificate, address: 'test' });
     await call({ outputMask: { ...nothing, sequenceNumber: true, x509Authorities } });
+    await access.requireAgent({ kind: 'svid', id: agentId, certificate, address: 'test' });
     expect(bundles.agentsBehind(clock.now())).toBe(behind);
   });
 

@@ -58,7 +58,8 @@ export function entryApi(deps: Deps) {
       context,
     ) {
       const agent = await deps.access.requireAgent(context.caller);
-      yield* syncAuthorizedEntries(requests, deps.index.authorizedFor(agent, deps.clock.now() / 1000));
+      const authorized = deps.index.authorizedFor(agent, deps.clock.now() / 1000);
+      yield* syncAuthorizedEntries(requests, authorized, { clock: deps.clock, signal: context.signal });
     }),
   });
 }

@@ -5,6 +5,7 @@ import type {
 } from '../../gen/spire/api/server/entry/v1/entry.ts';
 import { EntryMask } from '../../gen/spire/api/types/entry.ts';
 import { entryToWire } from '../../rpc/messages.ts';
+import { systemClock } from '../../runtime/time.ts';
 import { testEntry } from '../../testing/registration-entry.ts';
 import { syncAuthorizedEntries } from './entry-sync.ts';
 
@@ -53,7 +54,10 @@ class Requests implements AsyncIterable<SyncAuthorizedEntriesRequest> {
 
 function converse(count: number) {
   const requests = new Requests();
-  const answers = syncAuthorizedEntries(requests, entriesUpTo(count));
+  const answers = syncAuthorizedEntries(requests, entriesUpTo(count), {
+    clock: systemClock,
+    signal: new AbortController().signal,
+  });
   const next = async (): Promise<SyncAuthorizedEntriesResponse> => {
     const { value, done } = await answers.next();
     if (done === true) throw new Error('the server has ended the stream');

@@ -4,11 +4,15 @@ import type {
 } from '../../gen/spire/api/server/entry/v1/entry.ts';
 import { entryToWire } from '../../rpc/messages.ts';
 import { AppError } from '../../runtime/error.ts';
+import type { Clock } from '../../runtime/time.ts';
 import type { RegistrationEntry } from '../../spiffe/registration-entry.ts';
 import { maskEntry } from './entry-mask.ts';
+import { nextMessage } from './next-message.ts';
 
 /** SPIRE's page size; its agents take the first page's length as theirs. */
 const pageSize = 500;
+/** What is sent is what the agent could have when it began: it must not keep asking from that for long. */
+const messageTimeoutMs = 30_000;
 
 /**
  * The conversation of SyncAuthorizedEntries as SPIRE's agents hold it: few entries are sent whole at once; for
@@ -18,14 +22,16 @@ const pageSize = 500;
 export async function* syncAuthorizedEntries(
   requests: AsyncIterable<SyncAuthorizedEntriesRequest>,
   authorized: readonly RegistrationEntry[],
+  wait: { readonly clock: Clock; readonly signal: AbortSignal },
 ): AsyncGenerator<SyncAuthorizedEntriesResponse> {
   const incoming = requests[Symbol.asyncIterator]();
-  const first = await incoming.next();
-  if (first.done === true) return;
-  if (first.value.ids.length > 0) {
+  const next = () => nextMessage(incoming, { ...wait, timeoutMs: messageTimeoutMs, what: 'sync message' });
+  const first = await next();
+  if (first === undefined) return;
+  if (first.ids.length > 0) {
     throw new AppError('invalid-argument', 'specifying IDs on initial request is not supported');
   }
-  const mask = first.value.outputMask;
+  const mask = first.outputMask;
   if (mask !== undefined && !mask.revisionNumber) {
     throw new AppError('invalid-argument', 'revision number cannot be masked');
   }
@@ -43,9 +49,9 @@ export async function* syncAuthorizedEntries(
     yield { entryRevisions, entries: [], more };
   }
   const byId = new Map(authorized.map((entry) => [entry.id, entry]));
-  for (let next = await incoming.next(); next.done !== true; next = await incoming.next()) {
+  for (let request = await next(); request !== undefined; request = await next()) {
     // An id asked for a million times is sent once.
-    const asked = [...new Set(next.value.ids)].flatMap((id) => byId.get(id) ?? []);
+    const asked = [...new Set(request.ids)].flatMap((id) => byId.get(id) ?? []);
     for (const { page, more } of pagesOf(asked)) {
       yield { entryRevisions: [], entries: page.map(whole), more };
     }

@@ -13,6 +13,7 @@ import { itemStatus } from '../../rpc/status.ts';
 import { AppError } from '../../runtime/error.ts';
 import type { Logger } from '../../runtime/log.ts';
 import type { Clock } from '../../runtime/time.ts';
+import type { RegistrationEntry } from '../../spiffe/registration-entry.ts';
 import { isReservedPath, SpiffeId, type TrustDomain } from '../../spiffe/spiffe-id.ts';
 import { parseCsr, verifyCsr } from '../../x509/csr.ts';
 import type { Authority } from '../authority/authority.ts';
@@ -85,7 +86,7 @@ async function newForEntry(
       id: entry.spiffeId,
       dnsNames: entry.dnsNames,
       spki: csr.spki,
-      ttlMs: entry.x509SvidTtlSeconds === 0 ? deps.defaultTtlMs : entry.x509SvidTtlSeconds * 1000,
+      ttlMs: ttlOf(entry, deps),
     });
     return { status: itemStatus(undefined), svid: svidToWire(svid) };
   } catch (error) {
@@ -117,4 +118,10 @@ async function mint(deps: Deps, request: MintX509SVIDRequest): Promise<MintX509S
     ttlMs: request.ttl === 0 ? deps.defaultTtlMs : request.ttl * 1000,
   });
   return { svid: svidToWire(svid) };
+}
+
+/** The entry's lifetime for certificates, or the server's; never beyond the end of the entry itself. */
+function ttlOf(entry: RegistrationEntry, { defaultTtlMs, clock }: Deps): number {
+  const ttlMs = entry.x509SvidTtlSeconds === 0 ? defaultTtlMs : entry.x509SvidTtlSeconds * 1000;
+  return entry.expiresAt === 0 ? ttlMs : Math.min(ttlMs, entry.expiresAt * 1000 - clock.now());
 }

@@ -115,7 +115,11 @@ describe('the next step', () => {
       steps: Array(8).fill('prepare-and-activate'),
     },
     { name: 'of a new server is to begin', journal: [], steps: Array(8).fill('prepare-and-activate') },
-    { name: 'never counts on an old one', journal: [old], steps: Array(8).fill('prepare-and-activate') },
+    {
+      name: 'takes an old one back before it begins anew',
+      journal: [old],
+      steps: [...Array(7).fill('reactivate'), 'prepare-and-activate'],
+    },
   ])('$name', ({ journal, lost = [], steps }) => {
     const keys = new Set(journal.filter((r) => !lost.includes(r)).map((r) => r.id));
     const hours = [0, 12 - 1 / hourMs, 12, 20 - 1 / hourMs, 20, 22 - 1 / hourMs, 22, 24];

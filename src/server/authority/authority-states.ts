@@ -25,34 +25,54 @@ export function timelineOf(certificate: { notBeforeMs: number; notAfterMs: numbe
   };
 }
 
-/** The active and the prepared authority that can really sign: their key is at hand and their time is not over. */
+/**
+ * Whether an expired root may leave journal and bundle: not before it has been expired for a day, or for its own
+ * lifetime when that is shorter, so that a clock that runs ahead for a while costs nothing.
+ */
+export function isForgotten(root: { notBeforeMs: number; notAfterMs: number }, nowMs: number): boolean {
+  return nowMs > root.notAfterMs + Math.min(dayMs, root.notAfterMs - root.notBeforeMs);
+}
+
+/** The authorities of each state that can really sign; of several old ones, the one that lasts longest. */
+export interface UsableAuthorities {
+  readonly active: AuthorityRecord | undefined;
+  readonly prepared: AuthorityRecord | undefined;
+  readonly old: AuthorityRecord | undefined;
+}
+
+/**
+ * Picks those whose key is at hand and whose time it is. One from the future was made while the clock was ahead: it
+ * counts once its time has come, and until then no peer would accept what it signs.
+ */
 export function usableAuthorities(
   journal: readonly AuthorityRecord[],
   keys: { has(id: string): boolean },
   nowMs: number,
-): { readonly active: AuthorityRecord | undefined; readonly prepared: AuthorityRecord | undefined } {
-  const find = (state: AuthorityRecord['state']) =>
-    journal.find((r) => r.state === state && keys.has(r.id) && r.certificate.notAfterMs > nowMs);
-  return { active: find('active'), prepared: find('prepared') };
+): UsableAuthorities {
+  const usable = journal
+    .filter(
+      ({ id, certificate }) =>
+        keys.has(id) && certificate.notBeforeMs <= nowMs && nowMs < certificate.notAfterMs,
+    )
+    .sort((a, b) => b.certificate.notAfterMs - a.certificate.notAfterMs);
+  const find = (state: AuthorityRecord['state']) => usable.find((record) => record.state === state);
+  return { active: find('active'), prepared: find('prepared'), old: find('old') };
 }
 
 /** The next step that the journal owes, if any. */
 export type RotationStep =
   | { readonly kind: 'none' | 'prepare' | 'prepare-and-activate' }
-  | { readonly kind: 'activate' | 'activate-by-force'; readonly prepared: AuthorityRecord };
+  | { readonly kind: 'activate' | 'activate-by-force'; readonly prepared: AuthorityRecord }
+  | { readonly kind: 'reactivate'; readonly old: AuthorityRecord };
 
 /**
- * Decides the next step; pure. Without a usable active authority nothing can be signed, so the successor takes over
- * at once.
+ * Decides the next step; pure. Without a usable active authority nothing can be signed, so another takes over at
+ * once: the successor, else an old one, whose root all peers still hold, else a new one.
  */
-export function nextStep(
-  { active, prepared }: ReturnType<typeof usableAuthorities>,
-  nowMs: number,
-): RotationStep {
+export function nextStep({ active, prepared, old }: UsableAuthorities, nowMs: number): RotationStep {
   if (active === undefined) {
-    return prepared === undefined
-      ? { kind: 'prepare-and-activate' }
-      : { kind: 'activate-by-force', prepared };
+    if (prepared !== undefined) return { kind: 'activate-by-force', prepared };
+    return old === undefined ? { kind: 'prepare-and-activate' } : { kind: 'reactivate', old };
   }
   const timeline = timelineOf(active.certificate);
   if (prepared === undefined) return { kind: nowMs >= timeline.prepareAtMs ? 'prepare' : 'none' };

@@ -32,6 +32,7 @@ export interface SignedSvid {
 export class Authority {
   readonly #deps: { readonly trustDomain: TrustDomain; readonly clock: Clock; readonly log: Logger };
   readonly #active = new Observable<SigningSlot | undefined>(undefined);
+  #previous: SigningSlot | undefined;
 
   constructor(deps: { readonly trustDomain: TrustDomain; readonly clock: Clock; readonly log: Logger }) {
     this.#deps = deps;
@@ -54,7 +55,11 @@ export class Authority {
 
   /** Signs the server's own X.509-SVID. */
   signServerSvid(request: Omit<LeafRequest, 'dnsNames' | 'id'>): Promise<SignedSvid> {
-    return this.#signLeaf({ ...request, id: serverIdOf(this.#deps.trustDomain), dnsNames: [] });
+    const outlives = (slot: SigningSlot | undefined) =>
+      slot !== undefined && slot.certificate.notAfterMs > this.#deps.clock.now() + request.ttlMs;
+    // The root that signed before is in every bundle; an agent that missed its successor can still fetch that one.
+    const slot = outlives(this.#previous) ? this.#previous : this.#active.value;
+    return this.#signLeaf({ ...request, id: serverIdOf(this.#deps.trustDomain), dnsNames: [] }, slot);
   }
 
   /** Makes the self-signed certificate of a new signing key; nothing signs with it until it is activated. */
@@ -72,11 +77,11 @@ export class Authority {
 
   /** From now on `slot` signs everything. */
   activate(slot: SigningSlot): void {
+    this.#previous = this.#active.value;
     this.#active.set(slot);
   }
 
-  async #signLeaf(request: LeafRequest): Promise<SignedSvid> {
-    const slot = this.#active.value;
+  async #signLeaf(request: LeafRequest, slot = this.#active.value): Promise<SignedSvid> {
     const nowMs = this.#deps.clock.now();
     if (slot === undefined)
       throw new AppError('unavailable', 'server is initializing: no active signing certificate');

@@ -9,7 +9,7 @@ import type { TrustDomain } from '../../spiffe/spiffe-id.ts';
 import type { Certificate } from '../../x509/certificate.ts';
 import type { KeyType } from '../../x509/signature.ts';
 import type { Authority } from './authority.ts';
-import { nextStep, timelineOf, usableAuthorities } from './authority-states.ts';
+import { isForgotten, nextStep, timelineOf, usableAuthorities } from './authority-states.ts';
 import type { AuthoritySubject } from './template.ts';
 
 /** Two key slots are enough: an old authority signs nothing, so its slot takes the next key. */
@@ -125,6 +125,9 @@ export class AuthorityRotation implements Service {
       case 'activate-by-force':
         await this.#activate(next.prepared, keys, 'it is overdue');
         break;
+      case 'reactivate':
+        await this.#activate(next.old, keys, 'the active one is not valid now: the clock was changed');
+        break;
       case 'none':
         break;
     }
@@ -228,7 +231,7 @@ export class AuthorityRotation implements Service {
 
   async #forgetExpired(records: readonly AuthorityRecord[], nowMs: number): Promise<void> {
     const gone = records
-      .filter((r) => r.state !== 'active' && r.certificate.notAfterMs < nowMs)
+      .filter(({ state, certificate }) => state !== 'active' && isForgotten(certificate, nowMs))
       .map((r) => r.id);
     if (gone.length > 0) await this.#deps.journal.forget(gone);
   }

@@ -4,9 +4,12 @@ import { Observable } from '../../runtime/observable.ts';
 import { Bundle } from '../../spiffe/bundle.ts';
 import type { SpiffeId, TrustDomain } from '../../spiffe/spiffe-id.ts';
 import type { Certificate } from '../../x509/certificate.ts';
+import { isForgotten } from '../authority/authority-states.ts';
 
 /** An agent counts as connected while its last call is no older than this. */
 const recentMs = 60_000;
+/** Agents that come and go, such as autoscaled nodes, are forgotten when there are this many. */
+const forgetAbove = 10_000;
 
 interface Deps {
   readonly trustDomain: TrustDomain;
@@ -15,13 +18,13 @@ interface Deps {
 }
 
 /**
- * Our own trust bundle in memory, and what the server knows of who has it: an agent that fetches the bundle tells
- * by that which sequence it holds. A new root signs only when all connected agents hold it.
+ * Our own trust bundle in memory, and what the server knows of who has it: an agent that was given a bundle and then
+ * calls again holds it. A new root signs only when all connected agents do.
  */
 export class BundleKeeper {
   readonly #deps: Deps;
   readonly #own: Observable<Bundle>;
-  readonly #agents = new Map<string, { sequence: number; seenAtMs: number }>();
+  readonly #agents = new Map<string, { held: number; offered: number; seenAtMs: number }>();
 
   private constructor(deps: Deps, own: Bundle) {
     this.#deps = deps;
@@ -57,11 +60,11 @@ export class BundleKeeper {
     );
   }
 
-  /** Drops the roots that expired before `nowMs`: by then no certificate that they signed is valid any more. */
+  /** Drops the roots that expired long before `nowMs`: no certificate that they signed has been valid since. */
   async prune(nowMs: number): Promise<void> {
     const isGone = (bundle: Bundle) =>
       bundle.x509Authorities
-        .filter((a) => a.certificate.notAfterMs < nowMs)
+        .filter((a) => isForgotten(a.certificate, nowMs))
         .map((a) => a.certificate.fingerprint);
     const gone = isGone(this.#own.value);
     if (gone.length === 0) return;
@@ -75,21 +78,28 @@ export class BundleKeeper {
     );
   }
 
-  /** Notes that an agent called; with `sequence` when it was given the bundle. */
-  noteAgent(id: SpiffeId, nowMs: number, sequence?: number): void {
+  /**
+   * Notes that an agent calls: by that it has what an earlier answer gave it. `offered` is the sequence that this
+   * call's answer is about to give.
+   */
+  noteAgent(id: SpiffeId, nowMs: number, offered?: number): void {
     const key = id.toString();
     const known = this.#agents.get(key);
-    this.#agents.set(key, { sequence: sequence ?? known?.sequence ?? -1, seenAtMs: nowMs });
+    if (known === undefined && this.#agents.size >= forgetAbove) this.#forgetSilent(nowMs);
+    const held = known?.offered ?? -1;
+    this.#agents.set(key, { held, offered: offered ?? held, seenAtMs: nowMs });
   }
 
   /** How many agents called lately without having fetched our current bundle. Forgets those long silent. */
   agentsBehind(nowMs: number): number {
-    let behind = 0;
+    this.#forgetSilent(nowMs);
+    return [...this.#agents.values()].filter((agent) => agent.held < this.#own.value.sequence).length;
+  }
+
+  #forgetSilent(nowMs: number): void {
     for (const [id, agent] of this.#agents) {
       if (nowMs - agent.seenAtMs > recentMs) this.#agents.delete(id);
-      else if (agent.sequence < this.#own.value.sequence) behind += 1;
     }
-    return behind;
   }
 }
 
