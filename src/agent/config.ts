@@ -1,14 +1,11 @@
 import { z } from 'zod';
+import { onePlugin } from '../plugin-api/plugin.ts';
 import { duration } from '../runtime/config-file.ts';
 import { errorText } from '../runtime/error.ts';
+import { findHostPort, hostPortRule } from '../runtime/host-port.ts';
 import { logSettings } from '../runtime/log-settings.ts';
 import { TrustDomain } from '../spiffe/spiffe-id.ts';
 import { keyTypes } from '../x509/signature.ts';
-
-/** `{ name: settings }` with exactly one plugin; its settings are parsed by the plugin's own schema. */
-const onePlugin = z
-  .record(z.string(), z.unknown())
-  .refine((value) => Object.keys(value).length === 1, 'expected exactly one plugin');
 
 /** The server takes an agent for connected that has called within a minute; far below it, roots are known in time. */
 const syncIntervalBounds = { least: 100, most: 30_000 } as const;
@@ -101,7 +98,7 @@ export const agentConfigSchema = z
       .describe("Directory for the agent's own identity and key; made with mode 0700."),
     server: z
       .string()
-      .regex(/^(\[[0-9a-fA-F:.]+\]|[^:[\]/\s]+):\d{1,5}$/, 'expected HOST:PORT such as signet.internal:8081')
+      .refine((text) => (findHostPort(text)?.port ?? 0) > 0, hostPortRule)
       .describe('HOST:PORT of the server.'),
     trustBundle: trustBundle.optional().describe('How the server is trusted at the first contact.'),
     insecureBootstrap: z

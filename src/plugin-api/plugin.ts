@@ -1,4 +1,4 @@
-import type { z } from 'zod';
+import { z } from 'zod';
 import type { Logger } from '../runtime/log.ts';
 import type { Clock } from '../runtime/time.ts';
 import type { TrustDomain } from '../spiffe/spiffe-id.ts';
@@ -22,3 +22,8 @@ export interface PluginDefinition<Config, Instance, Context extends PluginContex
   readonly configSchema: z.ZodType<Config>;
   create(config: Config, context: Context): Promise<Instance>;
 }
+
+/** A section of a configuration that names exactly one plugin: `{ name: settings }`, parsed by that plugin's schema. */
+export const onePlugin = z
+  .record(z.string(), z.unknown())
+  .refine((value) => Object.keys(value).length === 1, 'expected exactly one plugin');

@@ -1,7 +1,7 @@
-import { isIP } from 'node:net';
 import { resolve as resolvePath } from 'node:path';
 import { type ChannelOptions, Client, credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
 import { AppError } from '../runtime/error.ts';
+import { findHostPort, hostPortRule } from '../runtime/host-port.ts';
 import { systemClock } from '../runtime/time.ts';
 import { fromServiceError } from './status.ts';
 import { type ClientTls, SpiffeTlsCredentials } from './tls-credentials.ts';
@@ -56,16 +56,11 @@ export function plainTcpChannel(address: string): ClientChannel {
 /** A channel with TLS 1.3 to `HOST:PORT`; throws `invalid-argument` for another form of address. */
 export function tlsChannel(options: { readonly address: string; readonly tls: ClientTls }): ClientChannel {
   const { address, tls } = options;
-  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]/\s]+)):(\d{1,5})$/.exec(address);
-  const host = match?.[1] ?? match?.[2];
-  const port = Number(match?.[3]);
-  if (host === undefined || port < 1 || port > 65_535 || (match?.[1] !== undefined && isIP(host) !== 6)) {
-    throw new AppError(
-      'invalid-argument',
-      `server address "${address}": expected HOST:PORT such as signet.internal:8081`,
-    );
+  const at = findHostPort(address);
+  if (at === undefined || at.port === 0) {
+    throw new AppError('invalid-argument', `server address "${address}": ${hostPortRule}`);
   }
-  return channelTo(`dns:${address}`, new SpiffeTlsCredentials(host, tls), {
+  return channelTo(`dns:${address}`, new SpiffeTlsCredentials(at.host, tls), {
     'grpc.initial_reconnect_backoff_ms': 500,
     'grpc.max_reconnect_backoff_ms': 10_000,
     'grpc.dns_min_time_between_resolutions_ms': 5_000,

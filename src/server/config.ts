@@ -1,14 +1,10 @@
 import { z } from 'zod';
+import { onePlugin } from '../plugin-api/plugin.ts';
 import { duration } from '../runtime/config-file.ts';
 import { AppError, errorText } from '../runtime/error.ts';
 import { logSettings } from '../runtime/log-settings.ts';
 import { SpiffeId, TrustDomain } from '../spiffe/spiffe-id.ts';
 import { keyTypes } from '../x509/signature.ts';
-
-/** `{ name: settings }` with exactly one plugin; its settings are parsed by the plugin's own schema. */
-const onePlugin = z
-  .record(z.string(), z.unknown())
-  .refine((value) => Object.keys(value).length === 1, 'expected exactly one plugin');
 
 /** Upper bound of RFC 5280 §A.1. */
 const nameMaxLength = 64;

@@ -1,4 +1,3 @@
-import { isIP } from 'node:net';
 import type { DataStore } from '../plugin-api/data-store.ts';
 import type { KeyManager } from '../plugin-api/key-manager.ts';
 import type { ServerNodeAttestor } from '../plugin-api/node-attestor.ts';
@@ -6,6 +5,7 @@ import { GrpcListener, type ListenerLimits } from '../rpc/grpc-server.ts';
 import { type HealthCheck, healthApi } from '../rpc/health-api.ts';
 import { listenerService } from '../rpc/listener-service.ts';
 import { AppError } from '../runtime/error.ts';
+import { findHostPort, type HostPort, hostPortRule } from '../runtime/host-port.ts';
 import { runServices, type Service } from '../runtime/lifecycle.ts';
 import type { Logger } from '../runtime/log.ts';
 import type { Clock } from '../runtime/time.ts';
@@ -112,7 +112,7 @@ export async function runServer(
       listenerService('listener', async () => {
         const listener = await GrpcListener.tls({
           ...common,
-          ...hostAndPort(config.listen),
+          ...listenAddress(config),
           identity: identity.tls,
           verifyClient: clientVerifier(bundles, clock),
         });
@@ -227,16 +227,9 @@ async function checks(parts: {
   return found;
 }
 
-/** Splits `HOST:PORT`; IPv6 hosts stand in brackets. Throws `invalid-argument`. */
-function hostAndPort(address: string): { host: string; port: number } {
-  const match = /^(?:\[([0-9a-f:.]+)\]|([^:[\]]+)):(\d{1,5})$/i.exec(address);
-  const host = match?.[1] ?? match?.[2];
-  const port = Number(match?.[3]);
-  if (host === undefined || port > 65_535 || (match?.[1] !== undefined && isIP(host) !== 6)) {
-    throw new AppError(
-      'invalid-argument',
-      `listen: expected HOST:PORT such as 0.0.0.0:8081, found "${address}"`,
-    );
-  }
-  return { host, port };
+/** Throws `invalid-argument`. */
+function listenAddress({ listen }: ServerConfig): HostPort {
+  const address = findHostPort(listen);
+  if (address !== undefined) return address;
+  throw new AppError('invalid-argument', `listen: ${hostPortRule}, found "${listen}"`);
 }
