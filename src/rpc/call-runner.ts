@@ -8,6 +8,8 @@ import type {
 } from '@grpc/grpc-js';
 import { AppError, type ErrorCode } from '../runtime/error.ts';
 import type { Logger, LogLevel } from '../runtime/log.ts';
+import { LogLimiter } from '../runtime/log-limiter.ts';
+import type { Clock } from '../runtime/time.ts';
 import { type Caller, callerText } from './caller.ts';
 import type { AnyHandler, Authorize, CallContext, GrpcService } from './handlers.ts';
 import { RunningCall, type SurfaceCall } from './running-call.ts';
@@ -31,6 +33,9 @@ const logLevelOf = {
   unimplemented: 'debug',
 } as const satisfies Record<ErrorCode, LogLevel>;
 
+/** Our own faults are worth more lines, but a caller who has found one must not fill the disk with it either. */
+const maxFaultLines = 100;
+
 type DuplexCall = ServerDuplexStream<unknown, unknown>;
 type StreamCall = DuplexCall | ServerWritableStream<unknown, unknown>;
 type Work = (context: CallContext) => Promise<unknown>;
@@ -45,6 +50,7 @@ interface Deps {
   readonly callerOf: (peer: string) => Caller;
   readonly authorize: Authorize;
   readonly log: Logger;
+  readonly clock: Clock;
 }
 
 /**
@@ -53,12 +59,16 @@ interface Deps {
  */
 export class CallRunner {
   readonly #deps: Deps;
+  readonly #failures: LogLimiter;
+  readonly #faults: LogLimiter;
   readonly #running = new Set<RunningCall>();
   #refusal: AppError | undefined;
   #onIdle: () => void = () => undefined;
 
   constructor(deps: Deps) {
     this.#deps = deps;
+    this.#failures = new LogLimiter(deps);
+    this.#faults = new LogLimiter(deps, maxFaultLines);
   }
 
   /** The service as grpc-js takes it. */
@@ -147,7 +157,16 @@ export class CallRunner {
       const method = call.getPath();
       await authorize(caller, method);
       if (running.signal.aborted) return;
-      running.succeed(await work({ caller, method, metadata: call.metadata, signal: running.signal, log }));
+      running.succeed(
+        await work({
+          caller,
+          method,
+          metadata: call.metadata,
+          signal: running.signal,
+          log,
+          limitedLog: this.#failures,
+        }),
+      );
     } catch (error) {
       if (running.fail(error)) this.#logFailure(call, error, caller);
     }
@@ -162,7 +181,8 @@ export class CallRunner {
     const code = error instanceof AppError ? error.code : 'internal';
     const level = error === this.#refusal ? 'debug' : logLevelOf[code];
     const from = caller === undefined ? {} : { caller: callerText(caller) };
-    this.#deps.log[level]({ method: call.getPath(), ...from, code, error }, 'call failed');
+    const limiter = code === 'internal' ? this.#faults : this.#failures;
+    limiter.write(level, { method: call.getPath(), ...from, code, error }, 'call failed', code);
   }
 }
 

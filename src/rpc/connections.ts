@@ -1,39 +1,30 @@
 import { randomUUID } from 'node:crypto';
 import type { Socket } from 'node:net';
 import { AppError } from '../runtime/error.ts';
-import type { Logger } from '../runtime/log.ts';
+import type { LogLimiter } from '../runtime/log-limiter.ts';
 import type { Clock } from '../runtime/time.ts';
 import type { Caller, Connection } from './caller.ts';
+import { keepaliveMs } from './session-server.ts';
 
-/** At most one line in this time, whoever knocks however often. */
-const refusalLogEveryMs = 10_000;
+/** Two sweeps in a row without a byte make two and a half keepalive periods: a live peer has answered by then. */
+const sweepEveryMs = 1.25 * keepaliveMs;
+const silentSweeps = 2;
 
-/** Logs refused connections, a few of many: anybody could fill the disk with them. */
-export class RefusalLog {
-  readonly #deps: { readonly clock: Clock; readonly log: Logger };
-  #refused = 0;
-  #loggedAt = Number.NEGATIVE_INFINITY;
-
-  constructor(deps: { readonly clock: Clock; readonly log: Logger }) {
-    this.#deps = deps;
-  }
-
-  /** `why` is the fixed text of the line. */
-  note(fields: object, why: string): void {
-    this.#refused += 1;
-    const now = this.#deps.clock.monotonic();
-    if (now - this.#loggedAt < refusalLogEveryMs) return;
-    this.#loggedAt = now;
-    this.#deps.log.warn({ ...fields, refused: this.#refused }, `connection refused: ${why}`);
-    this.#refused = 0;
-  }
+/** Connections that are counted together. */
+export interface ConnectionGroup {
+  readonly name: string;
+  /** 0 = no limit. */
+  readonly limit: number;
+  /** At the limit the oldest makes room for the newcomer, which otherwise is refused. */
+  readonly dropsOldest?: boolean;
 }
 
 interface Entry {
   readonly socket: Socket;
   readonly caller: Caller;
-  /** Connections with the same group are counted together. */
-  readonly group: number | undefined;
+  readonly group: ConnectionGroup | undefined;
+  bytesRead: number;
+  silentSweeps: number;
 }
 
 /**
@@ -41,56 +32,62 @@ interface Entry {
  * so each connection gets a token in its place that nobody can guess, and the call is found by it.
  */
 export class ConnectionTable {
-  readonly #refusals: RefusalLog;
-  readonly #limits: { readonly total: number; readonly perGroup: number };
+  readonly #refusals: LogLimiter;
+  readonly #limit: number;
   readonly #byToken = new Map<string, Entry>();
-  readonly #inGroup = new Map<number, number>();
+  /** Tokens, the oldest first. */
+  readonly #inGroup = new Map<string, Set<string>>();
   #onEmpty: () => void = () => undefined;
 
-  /** Limits of 0 do not limit. */
-  constructor(refusals: RefusalLog, limits: { readonly total: number; readonly perGroup: number }) {
+  /** A limit of 0 does not limit. */
+  constructor(refusals: LogLimiter, limit: number) {
     this.#refusals = refusals;
-    this.#limits = limits;
+    this.#limit = limit;
   }
 
   get size(): number {
     return this.#byToken.size;
   }
 
-  /** Whether one more fits; when not, it is counted and logged now and then. */
-  admits(group?: number): boolean {
-    const { total, perGroup } = this.#limits;
-    const isFull = total > 0 && this.#byToken.size >= total;
-    const inGroup = group === undefined ? 0 : (this.#inGroup.get(group) ?? 0);
-    if (!isFull && (perGroup === 0 || inGroup < perGroup)) return true;
-    this.#refusals.note(
-      isFull ? { limit: total } : { limit: perGroup, uid: group },
-      'too many connections are open',
-    );
+  /** Whether one more fits, if need be in the place of the oldest of its group; when not, it is logged. */
+  admits(group?: ConnectionGroup): boolean {
+    if (group !== undefined && !this.#hasRoom(group)) {
+      const { name, limit, dropsOldest = false } = group;
+      const what = dropsOldest ? 'connection closed to make room' : 'connection refused';
+      this.#refusals.write('warn', { limit, group: name }, `${what}: too many connections are open`);
+      if (!dropsOldest) return false;
+      this.#dropOldest(name);
+    }
+    if (this.#limit === 0 || this.#byToken.size < this.#limit) return true;
+    this.#refusals.write('warn', { limit: this.#limit }, 'connection refused: too many connections are open');
     return false;
   }
 
-  /** Puts the connection into the table until it closes; `onClose` is called then. */
+  /** Puts the connection into the table until it closes; `onClose` is called then. Returns who is at the other end. */
   add(
     socket: Socket,
     options: {
       readonly callerOf: (connection: Connection) => Caller;
-      readonly group?: number;
+      readonly group?: ConnectionGroup;
       readonly onClose?: () => void;
     },
-  ): void {
+  ): Caller {
     const closed = new AbortController();
     const token = randomUUID();
     const { group } = options;
     const caller = options.callerOf({ closed: closed.signal });
     Object.defineProperties(socket, { remoteAddress: { value: token }, remotePort: { value: undefined } });
-    this.#byToken.set(token, { socket, caller, group });
-    if (group !== undefined) this.#inGroup.set(group, (this.#inGroup.get(group) ?? 0) + 1);
+    this.#byToken.set(token, { socket, caller, group, bytesRead: 0, silentSweeps: 0 });
+    if (group !== undefined) {
+      const members = this.#inGroup.get(group.name) ?? new Set();
+      this.#inGroup.set(group.name, members.add(token));
+    }
     socket.once('close', () => {
       this.#remove(token);
       closed.abort();
       options.onClose?.();
     });
+    return caller;
   }
 
   /** Who is at the other end; throws `cancelled` when the connection is gone, `permission-denied` when the process is. */
@@ -117,13 +114,45 @@ export class ConnectionTable {
     for (const { socket } of [...this.#byToken.values()]) socket.destroy();
   }
 
+  /**
+   * Until `signal` aborts: destroys connections on which nothing has come for two and a half keepalive periods. When
+   * a TLS connection breaks off at the wrong moment, Node's http2 waits for ever for a write that never ends, and
+   * keeps the socket. (Sweeps are counted, not time: after a pause of the whole process all would look silent.)
+   */
+  async sweep(clock: Clock, signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      await clock.sleep(sweepEveryMs, signal);
+      if (signal.aborted) return;
+      for (const entry of [...this.#byToken.values()]) {
+        const { bytesRead } = entry.socket;
+        entry.silentSweeps = bytesRead === entry.bytesRead ? entry.silentSweeps + 1 : 0;
+        entry.bytesRead = bytesRead;
+        if (entry.silentSweeps >= silentSweeps) entry.socket.destroy();
+      }
+    }
+  }
+
+  #hasRoom({ name, limit }: ConnectionGroup): boolean {
+    return limit === 0 || (this.#inGroup.get(name)?.size ?? 0) < limit;
+  }
+
+  #dropOldest(group: string): void {
+    const [token] = this.#inGroup.get(group) ?? [];
+    if (token === undefined) return;
+    const socket = this.#byToken.get(token)?.socket;
+    // Its close comes later, and until then it would be the oldest still.
+    this.#remove(token);
+    socket?.destroy();
+  }
+
   #remove(token: string): void {
-    const group = this.#byToken.get(token)?.group;
+    const entry = this.#byToken.get(token);
+    if (entry === undefined) return;
     this.#byToken.delete(token);
-    if (group !== undefined) {
-      const left = (this.#inGroup.get(group) ?? 0) - 1;
-      if (left > 0) this.#inGroup.set(group, left);
-      else this.#inGroup.delete(group);
+    if (entry.group !== undefined) {
+      const members = this.#inGroup.get(entry.group.name);
+      members?.delete(token);
+      if (members?.size === 0) this.#inGroup.delete(entry.group.name);
     }
     if (this.#byToken.size === 0) this.#onEmpty();
   }

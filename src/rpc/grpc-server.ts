@@ -1,13 +1,16 @@
 import type { Socket } from 'node:net';
-import { type ConnectionInjector, Server, ServerCredentials } from '@grpc/grpc-js';
 import { AppError } from '../runtime/error.ts';
 import type { Logger } from '../runtime/log.ts';
+import { LogLimiter } from '../runtime/log-limiter.ts';
 import type { Observable } from '../runtime/observable.ts';
 import { type Clock, systemClock } from '../runtime/time.ts';
 import { CallRunner } from './call-runner.ts';
-import { ConnectionTable, RefusalLog } from './connections.ts';
+import type { Caller, Connection } from './caller.ts';
+import { type ConnectionGroup, ConnectionTable } from './connections.ts';
 import type { Authorize, GrpcService } from './handlers.ts';
 import { takePeer } from './peer-process.ts';
+import { ReceiveBudget } from './receive-budget.ts';
+import { SessionServer } from './session-server.ts';
 import { listenTls, type TlsIdentity, type VerifyClient } from './tls-listener.ts';
 import { type Acceptor, listenUnix } from './unix-listener.ts';
 
@@ -20,6 +23,8 @@ export interface ListenerLimits {
   readonly maxStreamsPerConnection: number;
   /** Of one message. */
   readonly maxReceiveBytes: number;
+  /** TLS only: those without a client certificate. When one more comes, the oldest of them is closed. */
+  readonly maxAnonymousConnections: number;
   /** TLS only; at least 1. */
   readonly maxHandshakes: number;
   /** TLS only: after this a client is asked to connect, and so to be verified, anew. */
@@ -31,6 +36,7 @@ const unixLimits: ListenerLimits = {
   maxConnectionsPerUid: 2_000,
   maxStreamsPerConnection: 1_024,
   maxReceiveBytes: 1024 * 1024,
+  maxAnonymousConnections: 0,
   maxHandshakes: 1,
   maxConnectionAgeMs: 0,
 };
@@ -39,16 +45,26 @@ const tlsLimits: ListenerLimits = {
   maxConnections: 10_000,
   maxConnectionsPerUid: 0,
   maxStreamsPerConnection: 256,
-  maxReceiveBytes: 4 * 1024 * 1024,
+  maxReceiveBytes: 1024 * 1024,
+  maxAnonymousConnections: 2_000,
   maxHandshakes: 512,
   maxConnectionAgeMs: 15 * 60_000,
 };
 
-/** A connection that says nothing for this long is asked for a sign of life, and gets the second time to give one. */
-const keepaliveMs = 30_000;
-const keepaliveTimeoutMs = 20_000;
 /** How long a connection may still finish its calls when it is too old. */
 const ageGraceMs = 60_000;
+/**
+ * What anybody who can reach the port may have. A client without a certificate attests or asks for the bundle, and
+ * goes; what it has sent of a request is held in memory before it can be refused.
+ */
+const anonymousLimits = {
+  maxStreamsPerConnection: 4,
+  maxReceiveBytes: 64 * 1024,
+  maxConnectionAgeMs: 2 * 60_000,
+  ageGraceMs: 10_000,
+} as const;
+/** An honest one sends a few KiB in its life. */
+const anonymousBytes = { each: 256 * 1024, together: 16 * 1024 * 1024 } as const;
 /** Envoy opens an ended stream again within 0.25 s on the same connection; refusing that too keeps its log quiet. */
 const quietMs = 300;
 /** For the last frames to leave. */
@@ -69,27 +85,30 @@ interface CommonOptions {
 export class GrpcListener {
   readonly #clock: Clock;
   readonly #runner: CallRunner;
-  readonly #refusals: RefusalLog;
+  readonly #refusals: LogLimiter;
   readonly #connections: ConnectionTable;
-  readonly #server: Server;
-  readonly #injector: ConnectionInjector;
+  readonly #identified: SessionServer;
+  readonly #anonymous: SessionServer;
+  readonly #anonymousBudget: ReceiveBudget;
+  readonly #stopping = new AbortController();
   #acceptor: Acceptor | undefined;
   #stopped: Promise<void> | undefined;
 
   private constructor(options: CommonOptions, limits: ListenerLimits) {
     const { log, authorize, services } = options;
     this.#clock = options.clock ?? systemClock;
-    this.#refusals = new RefusalLog({ clock: this.#clock, log });
-    this.#connections = new ConnectionTable(this.#refusals, {
-      total: limits.maxConnections,
-      perGroup: limits.maxConnectionsPerUid,
+    this.#refusals = new LogLimiter({ clock: this.#clock, log });
+    this.#connections = new ConnectionTable(this.#refusals, limits.maxConnections);
+    const callerOf = (peer: string) => this.#connections.callerOf(peer);
+    this.#runner = new CallRunner({ callerOf, authorize, log, clock: this.#clock });
+    this.#identified = new SessionServer(services, this.#runner, { ...limits, ageGraceMs });
+    this.#anonymous = new SessionServer(services, this.#runner, anonymousLimits);
+    this.#anonymousBudget = new ReceiveBudget(anonymousBytes, {
+      clock: this.#clock,
+      signal: this.#stopping.signal,
+      onDrop: () =>
+        this.#refusals.write('warn', {}, 'connection dropped: it sent too much without a certificate'),
     });
-    this.#runner = new CallRunner({ callerOf: (peer) => this.#connections.callerOf(peer), authorize, log });
-    this.#server = new Server(serverOptions(limits));
-    for (const service of services) {
-      this.#server.addService(service.definition, this.#runner.implementationOf(service));
-    }
-    this.#injector = this.#server.createConnectionInjector(ServerCredentials.createInsecure());
   }
 
   /**
@@ -105,18 +124,18 @@ export class GrpcListener {
       readonly requirePeerPidfd?: boolean;
     },
   ): Promise<GrpcListener> {
-    const listener = new GrpcListener(options, { ...unixLimits, ...options.limits });
+    const limits = { ...unixLimits, ...options.limits };
+    const listener = new GrpcListener(options, limits);
     const { path, mode, peerOf } = options;
     const accept = (socket: Socket) => {
       socket.on('error', () => undefined);
       if (peerOf === 'local') listener.#acceptLocal(socket);
-      else listener.#acceptProcess(socket, options);
+      else listener.#acceptProcess(socket, { ...options, maxPerUid: limits.maxConnectionsPerUid });
     };
-    listener.#acceptor = await listenUnix(
-      { path, mode, isPrivate: peerOf === 'local', onAcceptError: listener.#onAcceptError },
-      accept,
+    const isPrivate = peerOf === 'local';
+    return listener.#accepting(
+      await listenUnix({ path, mode, isPrivate, onAcceptError: listener.#onAcceptError }, accept),
     );
-    return listener;
   }
 
   /** Listens with TLS 1.3; see `listenTls`. Port 0 takes a free one. */
@@ -131,18 +150,25 @@ export class GrpcListener {
   ): Promise<GrpcListener> {
     const limits = { ...tlsLimits, ...options.limits };
     const listener = new GrpcListener(options, limits);
-    listener.#acceptor = await listenTls(
-      { ...options, maxHandshakes: limits.maxHandshakes, onAcceptError: listener.#onAcceptError },
-      (socket, client) => {
-        const { address, svid } = client;
-        const callerOf = () =>
-          svid === undefined
-            ? ({ kind: 'anonymous', address } as const)
-            : ({ kind: 'svid', ...svid, address } as const);
-        listener.#admit(socket, { callerOf });
-      },
+    const { maxHandshakes, maxAnonymousConnections } = limits;
+    const group = { name: 'no certificate', limit: maxAnonymousConnections, dropsOldest: true };
+    return listener.#accepting(
+      await listenTls(
+        {
+          ...options,
+          maxHandshakes,
+          refusals: listener.#refusals,
+          onAcceptError: listener.#onAcceptError,
+        },
+        (socket, { address, svid }) => {
+          if (svid === undefined) {
+            listener.#admit(socket, { group, callerOf: () => ({ kind: 'anonymous', address }) });
+          } else {
+            listener.#admit(socket, { callerOf: () => ({ kind: 'svid', ...svid, address }) });
+          }
+        },
+      ),
     );
-    return listener;
   }
 
   /** The socket's path, or `HOST:PORT` as bound. */
@@ -164,6 +190,12 @@ export class GrpcListener {
     return this.#stopped;
   }
 
+  #accepting(acceptor: Acceptor): this {
+    this.#acceptor = acceptor;
+    void this.#connections.sweep(this.#clock, this.#stopping.signal);
+    return this;
+  }
+
   async #stop(graceMs: number): Promise<void> {
     const stopping = new AppError('unavailable', 'shutting down');
     this.#acceptor?.close();
@@ -173,10 +205,11 @@ export class GrpcListener {
       Promise.all([this.#runner.idle(), this.#atMost(quietMs, this.#connections.empty())]),
     );
     this.#runner.stopAll(stopping);
-    this.#injector.destroy();
+    for (const server of [this.#identified, this.#anonymous]) server.drain();
     await this.#atMost(closingMs, this.#connections.empty());
+    this.#stopping.abort();
     this.#connections.destroyAll();
-    this.#server.forceShutdown();
+    for (const server of [this.#identified, this.#anonymous]) server.shutdown();
   }
 
   async #atMost(ms: number, work: Promise<unknown>): Promise<void> {
@@ -186,50 +219,45 @@ export class GrpcListener {
   }
 
   readonly #onAcceptError = (error: Error): void =>
-    this.#refusals.note({ error }, 'the system cannot accept it');
+    this.#refusals.write('warn', { error }, 'connection refused: the system cannot accept it');
 
   #acceptLocal(socket: Socket): void {
     this.#admit(socket, { callerOf: () => ({ kind: 'local' }) });
   }
 
-  #acceptProcess(socket: Socket, options: { readonly requirePeerPidfd?: boolean }): void {
+  #acceptProcess(
+    socket: Socket,
+    options: { readonly requirePeerPidfd?: boolean; readonly maxPerUid: number },
+  ): void {
     try {
       const peer = takePeer(socket, { requirePeerPidfd: options.requirePeerPidfd ?? false });
       this.#admit(socket, {
-        group: peer.uid,
+        group: { name: `uid ${peer.uid}`, limit: options.maxPerUid },
         callerOf: (connection) => ({ kind: 'process', peer, connection }),
         onClose: () => peer.close(),
       });
     } catch (error) {
-      this.#refusals.note({ error }, 'its process cannot be identified');
+      this.#refusals.write('warn', { error }, 'connection refused: its process cannot be identified');
       socket.destroy();
     }
   }
 
-  #admit(socket: Socket, options: Parameters<ConnectionTable['add']>[1]): void {
+  #admit(
+    socket: Socket,
+    options: {
+      readonly group?: ConnectionGroup;
+      readonly callerOf: (connection: Connection) => Caller;
+      readonly onClose?: () => void;
+    },
+  ): void {
     if (!this.#connections.admits(options.group)) {
       options.onClose?.();
       socket.destroy();
       return;
     }
-    this.#connections.add(socket, options);
-    this.#injector.injectConnection(socket);
+    const caller = this.#connections.add(socket, options);
+    const isAnonymous = caller.kind === 'anonymous';
+    if (isAnonymous) this.#anonymousBudget.add(socket);
+    (isAnonymous ? this.#anonymous : this.#identified).serve(socket);
   }
-}
-
-function serverOptions(limits: ListenerLimits): ConstructorParameters<typeof Server>[0] {
-  const { maxConnectionAgeMs } = limits;
-  const age =
-    maxConnectionAgeMs === 0
-      ? {}
-      : { 'grpc.max_connection_age_ms': maxConnectionAgeMs, 'grpc.max_connection_age_grace_ms': ageGraceMs };
-  return {
-    // Otherwise every call is accounted for in a process-wide registry.
-    'grpc.enable_channelz': 0,
-    'grpc.max_concurrent_streams': limits.maxStreamsPerConnection,
-    'grpc.max_receive_message_length': limits.maxReceiveBytes === 0 ? -1 : limits.maxReceiveBytes,
-    'grpc.keepalive_time_ms': keepaliveMs,
-    'grpc.keepalive_timeout_ms': keepaliveTimeoutMs,
-    ...age,
-  };
 }

@@ -1,5 +1,6 @@
 import type { Metadata, ServerDuplexStream, ServiceDefinition } from '@grpc/grpc-js';
 import type { Logger } from '../runtime/log.ts';
+import type { LogLimiter } from '../runtime/log-limiter.ts';
 import type { Caller } from './caller.ts';
 
 /** What a handler knows of the call it serves. */
@@ -11,6 +12,8 @@ export interface CallContext {
   /** Aborts when nobody waits for the answer any more: cancelled, past its deadline, connection lost, server stopping. */
   readonly signal: AbortSignal;
   readonly log: Logger;
+  /** For lines that a caller can provoke at will; shared by all calls of the listener. */
+  readonly limitedLog: LogLimiter;
 }
 
 /** Context of a handler that works on the stream itself. */

@@ -64,10 +64,31 @@ export class TrackedPeer {
  * Takes the peer of a Unix socket right after accept. Throws `permission-denied` for a peer that cannot be named or
  * is gone, `failed-precondition` when a race-free pidfd is required and the kernel has none.
  */
-export function takePeer(
-  socket: Socket,
-  options: { readonly requirePeerPidfd?: boolean; readonly forcePidfdOpen?: boolean } = {},
-): TrackedPeer {
+export function takePeer(socket: Socket, options: { readonly requirePeerPidfd?: boolean } = {}): TrackedPeer {
+  return identify(socket, (addon, fd, pid) => {
+    const pidfd = addon.peerPidfd(fd);
+    if (pidfd >= 0) return { pidfd, identifiedBy: 'SO_PEERPIDFD' };
+    if (options.requirePeerPidfd !== true) return openByNumber(addon, fd, pid);
+    throw new AppError(
+      'failed-precondition',
+      'the kernel has no SO_PEERPIDFD (Linux before 6.5), and it is required',
+    );
+  });
+}
+
+/** Takes the peer as `takePeer` does on kernels without SO_PEERPIDFD. */
+export function takePeerByNumber(socket: Socket): TrackedPeer {
+  return identify(socket, openByNumber);
+}
+
+/** Gets hold of a pidfd of the peer of socket `fd`, which is process `pid`. */
+type Pin = (
+  addon: NativeAddon,
+  fd: number,
+  pid: number,
+) => { readonly pidfd: number; readonly identifiedBy: PeerIdentification };
+
+function identify(socket: Socket, pin: Pin): TrackedPeer {
   const addon = nativeAddon();
   const fd = descriptorOf(socket);
   try {
@@ -77,7 +98,7 @@ export function takePeer(
         `the kernel gives pid ${ids.pid}: the caller is in another pid namespace; run the agent with pid: host`,
       );
     }
-    const peer = new TrackedPeer(addon, ids, pin(addon, fd, ids.pid, options));
+    const peer = new TrackedPeer(addon, ids, pin(addon, fd, ids.pid));
     if (peer.isAlive()) return peer;
     peer.close();
     throw refused(`process ${ids.pid} has exited`);
@@ -86,28 +107,11 @@ export function takePeer(
   }
 }
 
-function pin(
-  addon: NativeAddon,
-  fd: number,
-  pid: number,
-  options: { readonly requirePeerPidfd?: boolean; readonly forcePidfdOpen?: boolean },
-): { readonly pidfd: number; readonly identifiedBy: PeerIdentification } {
-  const pidfd = options.forcePidfdOpen === true ? -1 : addon.peerPidfd(fd);
-  if (pidfd >= 0) return { pidfd, identifiedBy: 'SO_PEERPIDFD' };
-  if (options.requirePeerPidfd === true) {
-    throw new AppError(
-      'failed-precondition',
-      'the kernel has no SO_PEERPIDFD (Linux before 6.5), and it is required',
-    );
-  }
-  return { pidfd: openByNumber(addon, pid), identifiedBy: 'pidfd_open' };
-}
-
-function openByNumber(addon: NativeAddon, pid: number): number {
+function openByNumber(addon: NativeAddon, _fd: number, pid: number): ReturnType<Pin> {
   const before = startTimeOf(pid);
   const pidfd = addon.pidfdOpen(pid);
   try {
-    if (startTimeOf(pid) === before) return pidfd;
+    if (startTimeOf(pid) === before) return { pidfd, identifiedBy: 'pidfd_open' };
     throw refused(`process ${pid} was replaced by another with the same number`);
   } catch (error) {
     addon.closeFd(pidfd);

@@ -1,6 +1,7 @@
 import { status as grpcStatus, Metadata } from '@grpc/grpc-js';
 import { describe, expect, it } from 'vitest';
 import { AppError, type ErrorCode } from '../runtime/error.ts';
+import { callUnary, unixChannel } from './grpc-client.ts';
 import { fromItemStatus, fromServiceError, itemStatus, toServiceError } from './status.ts';
 
 const codes: readonly ErrorCode[] = [
@@ -71,6 +72,38 @@ describe('an error from another implementation', () => {
   it('cannot play with a terminal', () => {
     const { message } = fromServiceError({ code: 5, details: 'a\u001b[2J\r\nb', metadata: new Metadata() });
     expect(message).toBe('a [2J b');
+  });
+
+  it('says why no connection came about, without the words of the library', async () => {
+    const channel = unixChannel('/nonexistent/signet.sock');
+    const bytes = (value: Buffer) => value;
+    const method = { path: '/signet.Test/Call', requestSerialize: bytes, responseDeserialize: bytes };
+    await expect(callUnary(channel, method, Buffer.alloc(0))).rejects.toMatchObject({
+      code: 'unavailable',
+      message: 'cannot connect: connect ENOENT /nonexistent/signet.sock',
+    });
+    channel.close();
+  });
+
+  it.each([
+    {
+      details:
+        'No connection established. Last error: Error: connect ECONNREFUSED 127.0.0.1:1. Resolution note: ',
+      message: 'cannot connect: connect ECONNREFUSED 127.0.0.1:1',
+    },
+    {
+      details:
+        'No connection established. Last error: read ECONNRESET (2026-01-02T03:04:05.678Z). Resolution note: ',
+      message: 'cannot connect: read ECONNRESET',
+    },
+    {
+      details:
+        'No connection established. Last error: AppError: the server presented no certificate. Resolution note: ',
+      message: 'cannot connect: the server presented no certificate',
+    },
+    { details: 'Deadline exceeded after 0.051s,LB pick: 0.002s,remote_addr=x', message: 'no answer in time' },
+  ])('has the same text whenever the same happens: $message', ({ details, message }) => {
+    expect(fromServiceError({ code: 14, details, metadata: new Metadata() }).message).toBe(message);
   });
 
   it.each([

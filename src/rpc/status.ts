@@ -72,13 +72,23 @@ export function fromServiceError(error: unknown): AppError {
   if (!isServiceError(error)) return new AppError('internal', 'gRPC call failed', { cause: error });
   const code = errorCodes.get(error.code) ?? 'internal';
   // The other side chose the text, and it may end up on a terminal.
-  const text = error.details.replaceAll(/\p{Cc}+/gu, ' ').slice(0, maxMessageLength);
+  const text = plainReason(error.details.replaceAll(/\p{Cc}+/gu, ' ')).slice(0, maxMessageLength);
   const reason = receivedReason(error.metadata);
   return new AppError(
     code,
     text === '' ? `gRPC status ${error.code}` : text,
     reason === undefined ? {} : { reason },
   );
+}
+
+/** The same text for the same problem: without the words, times and durations that grpc-js puts around it. */
+function plainReason(details: string): string {
+  if (details.startsWith('Deadline exceeded after ')) return 'no answer in time';
+  const [, why] =
+    /^No connection established\. Last error: (?:\w*Error: )?(.*?)(?: \(\S+Z\))?\. Resolution note: /.exec(
+      details,
+    ) ?? [];
+  return why === undefined ? details : `cannot connect: ${why}`;
 }
 
 /** The status of one item of a batch (`spire.api.types.Status`); without an error OK. */

@@ -15,8 +15,6 @@ export interface ClientTls {
   readonly certificateChainPem?: string;
   /** PKCS#8. */
   readonly privateKeyPem?: string;
-  /** When given, OpenSSL verifies the chain against these roots too. */
-  readonly rootsPem?: string;
 }
 
 type SecureConnector = ReturnType<ChannelCredentials['_createSecureConnector']>;
@@ -83,7 +81,6 @@ function connectionOptions(socket: Socket, host: string, tls: ClientTls): Connec
     ...(isIP(host) === 0 ? { servername: host } : {}),
     ...(tls.certificateChainPem === undefined ? {} : { cert: tls.certificateChainPem }),
     ...(tls.privateKeyPem === undefined ? {} : { key: tls.privateKeyPem }),
-    ...(tls.rootsPem === undefined ? {} : { ca: tls.rootsPem, allowPartialTrustChain: true }),
   };
 }
 
@@ -106,10 +103,6 @@ function handshake(socket: TLSSocket): Promise<void> {
 
 function verify(socket: TLSSocket, tls: ClientTls): void {
   if (socket.alpnProtocol !== 'h2') throw failed('the server does not speak HTTP/2 (ALPN h2)');
-  if (tls.rootsPem !== undefined && !socket.authorized) {
-    const why = socket.authorizationError?.message ?? 'unknown reason';
-    throw new AppError('unauthenticated', `the server's certificate does not verify: ${why}`);
-  }
   const chain = peerChain(socket);
   if (chain.length === 0) throw new AppError('unauthenticated', 'the server presented no certificate');
   tls.verifyServer(chain);

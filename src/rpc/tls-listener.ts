@@ -8,10 +8,12 @@ import {
 } from 'node:tls';
 import { AppError } from '../runtime/error.ts';
 import type { Logger } from '../runtime/log.ts';
+import type { LogLimiter } from '../runtime/log-limiter.ts';
 import type { Observable } from '../runtime/observable.ts';
 import type { SpiffeId } from '../spiffe/spiffe-id.ts';
 import type { Certificate } from '../x509/certificate.ts';
 import { peerChain } from './peer-chain.ts';
+import { PendingHandshakes } from './pending-handshakes.ts';
 import { type Acceptor, listenBacklog } from './unix-listener.ts';
 
 /** What the listener presents and which roots it accepts clients from; all PEM. */
@@ -31,16 +33,20 @@ export interface TlsClient {
 }
 
 const handshakeTimeoutMs = 10_000;
+/** A client speaks first (RFC 8446 §2): who connects and says nothing wants only the place. */
+const firstByteMs = 3_000;
 
 interface TlsListenerOptions {
   readonly host: string;
   readonly port: number;
   readonly identity: Observable<TlsIdentity | undefined>;
   readonly verifyClient: VerifyClient;
-  /** Handshakes at the same time; more are cut off. */
+  /** Handshakes at the same time; when one more comes, the oldest is cut off. */
   readonly maxHandshakes: number;
   readonly handshakeTimeoutMs?: number;
   readonly log: Logger;
+  /** For what anybody can provoke. */
+  readonly refusals: LogLimiter;
   /** A connection that the system could not accept, such as for want of descriptors. */
   readonly onAcceptError: (error: Error) => void;
 }
@@ -81,42 +87,43 @@ export async function listenTls(
   };
 }
 
-/** Takes TCP connections itself, in front of Node's TLS server, to count those that have not finished the handshake. */
+/** Takes TCP connections itself, in front of Node's TLS server, to bound those that have not finished the handshake. */
 function acceptTcp(
   tls: TlsServer,
   options: TlsListenerOptions,
   onConnection: (socket: TLSSocket, client: TlsClient) => void,
 ): Server {
-  const { verifyClient, maxHandshakes, log } = options;
-  const open = { tcp: 0, tls: 0 };
-  const count = (kind: keyof typeof open, socket: Socket) => {
-    open[kind] += 1;
-    socket.once('close', () => {
-      open[kind] -= 1;
-    });
-    // Nobody else listens for the errors of a connection that its client drops.
-    socket.on('error', () => undefined);
-  };
+  const { verifyClient, maxHandshakes, handshakeTimeoutMs: timeoutMs, refusals } = options;
+  const limits = { max: maxHandshakes, firstByteMs: Math.min(firstByteMs, timeoutMs ?? firstByteMs) };
+  const handshakes = new PendingHandshakes(limits, () => {
+    refusals.write('warn', { limit: maxHandshakes }, 'connection dropped: too many TLS handshakes are open');
+  });
   tls.on('tlsClientError', (error, socket) => {
-    log.debug({ error, address: addressOf(socket) }, 'TLS handshake failed');
+    refusals.write('debug', { error, address: addressOf(socket) }, 'TLS handshake failed');
     // Node leaves it open when the handshake was too slow.
     socket.destroy();
   });
   tls.on('secureConnection', (socket) => {
-    count('tls', socket);
+    // Nobody else listens for the errors of a connection that its client drops.
+    socket.on('error', () => undefined);
+    handshakes.done(socket);
     const address = addressOf(socket);
     try {
       onConnection(socket, { address, svid: clientOf(socket, verifyClient) });
     } catch (error) {
-      log.info({ address, error }, 'TLS client refused');
+      refusals.write('info', { address, error }, 'TLS client refused');
       socket.destroy();
     }
   });
   return createServer((socket) => {
-    const hasRoom = open.tcp - open.tls < maxHandshakes;
-    count('tcp', socket);
-    if (hasRoom) tls.emit('connection', socket);
-    else socket.destroy();
+    socket.on('error', () => undefined);
+    // It broke off in the queue.
+    if (socket.remoteAddress === undefined) {
+      socket.destroy();
+      return;
+    }
+    handshakes.add(socket);
+    tls.emit('connection', socket);
   });
 }
 

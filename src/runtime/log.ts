@@ -1,6 +1,7 @@
 import { type Logger as PinoLogger, pino } from 'pino';
 import { logFields } from './log-fields.ts';
 import { prettyLine } from './log-pretty.ts';
+import { stderrWriter } from './stderr.ts';
 
 /** From most to least talkative. */
 export const logLevels = ['trace', 'debug', 'info', 'warn', 'error'] as const;
@@ -34,7 +35,8 @@ export function createLogger(options: {
   readonly format: 'json' | 'pretty';
   readonly write?: (line: string) => void;
 }): Logger {
-  const write = options.write ?? stderrWriter();
+  const stderr = options.write === undefined ? stderrWriter() : undefined;
+  const write = options.write ?? ((line: string) => stderr?.write(line));
   const colors = options.write === undefined && process.stderr.isTTY === true && !process.env['NO_COLOR'];
   const sink = options.format === 'json' ? write : (line: string) => write(prettyLine(line, colors));
   const lines = pino(
@@ -47,15 +49,11 @@ export function createLogger(options: {
     },
     { write: sink },
   );
-  return new LevelledLogger(lines, { level: options.level });
-}
-
-/** Synchronous: the last lines before a crash are the ones that matter. */
-function stderrWriter(): (line: string) => void {
-  const stderr = pino.destination({ dest: 2, sync: true, maxLength: 1024 * 1024 });
-  // A full disk under the log must not end the service. (That nobody reads it any more, pino bears by itself.)
-  stderr.on('error', () => undefined);
-  return (line) => void stderr.write(line);
+  const log = new LevelledLogger(lines, { level: options.level });
+  if (stderr !== undefined) {
+    stderr.onRecovered = (lost) => log.warn({ lost }, 'log lines were lost: nobody read them in time');
+  }
+  return log;
 }
 
 /** Says nothing; for tests and libraries. */

@@ -30,7 +30,12 @@ describe('the configuration of a server', () => {
       keyManager: { disk: {} },
       nodeAttestors: { join_token: {} },
       adminIds: [],
-      limits: { connections: 20_000, streamsPerConnection: 256, messageBytes: 4_194_304 },
+      limits: {
+        connections: 20_000,
+        anonymousConnections: 2_000,
+        streamsPerConnection: 256,
+        messageBytes: 1_048_576,
+      },
       log: { level: 'info' },
     });
   });

@@ -42,8 +42,21 @@ const authoritySettings = z
 const limits = z
   .strictObject({
     connections: z.int().min(0).default(20_000).describe('Open TLS connections in all. 0 = no limit.'),
+    anonymousConnections: z
+      .int()
+      .min(0)
+      .default(2_000)
+      .describe(
+        'Open TLS connections without a client certificate, as of agents that attest. When one more comes, the oldest of them is closed. 0 = no limit.',
+      ),
     streamsPerConnection: z.int().min(1).default(256).describe('Calls at the same time on one connection.'),
-    messageBytes: z.int().min(1024).default(4_194_304).describe('Largest message that is read, in bytes.'),
+    messageBytes: z
+      .int()
+      .min(1024)
+      .default(1_048_576)
+      .describe(
+        'Largest message that is read over `listen`, in bytes; at most 65536 from clients without a certificate. The admin socket takes 4194304.',
+      ),
   })
   .prefault({});
 

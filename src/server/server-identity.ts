@@ -1,3 +1,4 @@
+import type { TlsIdentity } from '../rpc/tls-listener.ts';
 import { errorText } from '../runtime/error.ts';
 import type { Service } from '../runtime/lifecycle.ts';
 import type { Logger } from '../runtime/log.ts';
@@ -10,13 +11,6 @@ import type { BundleKeeper } from './bundles/bundle-keeper.ts';
 
 /** Timers do not run while a machine is suspended, certificates do expire: the wall clock is looked at this often. */
 const longestWaitMs = 10_000;
-
-/** What the TLS listener presents and which roots it accepts clients from; all PEM. */
-export interface ServerTls {
-  readonly certificateChainPem: string;
-  readonly privateKeyPem: string;
-  readonly clientCaPem: string;
-}
 
 interface Deps {
   readonly authority: Authority;
@@ -33,7 +27,7 @@ export class ServerIdentity implements Service {
   readonly name = 'server identity';
   readonly #deps: Deps;
   readonly #settings: { readonly keyType: KeyType; readonly ttlMs: number };
-  readonly #tls = new Observable<ServerTls | undefined>(undefined);
+  readonly #tls = new Observable<TlsIdentity | undefined>(undefined);
 
   constructor(deps: Deps, settings: { readonly keyType: KeyType; readonly ttlMs: number }) {
     this.#deps = deps;
@@ -41,7 +35,7 @@ export class ServerIdentity implements Service {
   }
 
   /** Defined from the moment the service is ready. */
-  get tls(): Observable<ServerTls | undefined> {
+  get tls(): Observable<TlsIdentity | undefined> {
     return this.#tls;
   }
 

@@ -30,6 +30,8 @@ import { ServerIdentity } from './server-identity.ts';
 /** Expired tokens are kept this long, so that their late use is told from an unknown token. */
 const tokenMemorySeconds = 86_400;
 const pruneEveryMs = 600_000;
+/** Administrators create entries by the hundred in one call. */
+const adminMessageBytes = 4 * 1024 * 1024;
 
 /** What the composition root has built from plugins. */
 export interface ServerParts {
@@ -99,20 +101,18 @@ export async function runServer(
       checks: async () => checks({ authority, rotation, store, entries: index.size, clock }),
     }),
   ];
-  const authorize = access.authorize.bind(access);
-  const common = { services, authorize, log, limits: listenerLimits(config) };
+  const common = { services, authorize: access.authorize.bind(access), log, clock };
   const addresses = { listen: '', adminSocket: config.adminSocket };
   await runServices(
     [
       rotation,
       identity,
-      listenerService('admin socket', () =>
-        GrpcListener.unix({ ...common, path: config.adminSocket, mode: 0o600, peerOf: 'local' }),
-      ),
+      adminListener(config, common),
       listenerService('listener', async () => {
         const listener = await GrpcListener.tls({
           ...common,
           ...listenAddress(config),
+          limits: listenerLimits(config),
           identity: identity.tls,
           verifyClient: clientVerifier(bundles, clock),
         });
@@ -125,9 +125,25 @@ export async function runServer(
   );
 }
 
+function adminListener(
+  config: ServerConfig,
+  common: Pick<Parameters<typeof GrpcListener.unix>[0], 'services' | 'authorize' | 'log' | 'clock'>,
+): Service {
+  return listenerService('admin socket', () =>
+    GrpcListener.unix({
+      ...common,
+      path: config.adminSocket,
+      mode: 0o600,
+      peerOf: 'local',
+      limits: { ...listenerLimits(config), maxReceiveBytes: adminMessageBytes },
+    }),
+  );
+}
+
 function listenerLimits({ limits }: ServerConfig): Partial<ListenerLimits> {
   return {
     maxConnections: limits.connections,
+    maxAnonymousConnections: limits.anonymousConnections,
     maxStreamsPerConnection: limits.streamsPerConnection,
     maxReceiveBytes: limits.messageBytes,
   };
