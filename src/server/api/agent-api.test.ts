@@ -304,7 +304,7 @@ describe('RenewAgent', () => {
     const server = await TestServer.start();
     const agent = await server.join();
     await agent.client.syncAuthorizedEntries([], call);
-    await server.clock.advance(hourMs);
+    server.clock.stepWallClock(hourMs);
     const refused = agent.client.renewAgent({ csr: (await newRequest()).csr, ...call });
     await expect(refused).rejects.toMatchObject({ reason: 'AGENT_EXPIRED' });
   });
