@@ -11,6 +11,7 @@ import type { Clock } from '../runtime/time.ts';
 import type { TrustDomain } from '../spiffe/spiffe-id.ts';
 import { AgentIdentity, type AgentIdentityState } from './agent-identity.ts';
 import { sdsApi } from './api/sds-api.ts';
+import { defaultStreamBudget, StreamBudget } from './api/stream-budget.ts';
 import { type WorkloadApiDeps, workloadApi } from './api/workload-api.ts';
 import { Bootstrap } from './bootstrap.ts';
 import type { AgentConfig } from './config.ts';
@@ -63,7 +64,7 @@ export async function runAgent(
       windows: { first: config.svid.firstWindow, later: config.svid.renewWindow },
     },
   );
-  const attestation = new WorkloadAttestation({ attestors: parts.workloadAttestors, log });
+  const attestation = new WorkloadAttestation({ attestors: parts.workloadAttestors, log, clock });
   const startedAtMs = clock.now();
   const health = healthApi({
     role: 'agent',
@@ -112,15 +113,19 @@ const anybody = (): void => undefined;
 
 function listenForWorkloads(
   config: AgentConfig,
-  deps: WorkloadApiDeps & { readonly log: Logger },
+  deps: Omit<WorkloadApiDeps, 'budget'> & { readonly log: Logger },
 ): Promise<GrpcListener> {
   const { limits, sds } = config;
+  const budget = new StreamBudget({ ...defaultStreamBudget, streams: limits.streamsPerUid });
   return GrpcListener.unix({
     path: config.workloadSocket,
     mode: 0o666,
     peerOf: 'process',
     requirePeerPidfd: config.requirePeerPidfd,
-    services: [sdsApi({ ...deps, sds, limits: { maxNames: limits.namesPerStream } }), workloadApi(deps)],
+    services: [
+      sdsApi({ ...deps, budget, sds, limits: { maxNames: limits.namesPerStream } }),
+      workloadApi({ ...deps, budget }),
+    ],
     authorize: anybody,
     limits: {
       maxConnections: limits.connections,

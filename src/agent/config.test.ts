@@ -26,7 +26,14 @@ describe('an agent configuration', () => {
       syncInterval: 5_000,
       svid: { keyType: 'ec-p256', renewWindow: [0.4, 0.6], firstWindow: [0.1, 0.6] },
       sds: { names: { defaultSvid: 'default', ownBundle: 'ROOTCA', allBundles: 'ALL' }, validator: 'spiffe' },
-      limits: expect.any(Object),
+      limits: {
+        connections: 10_000,
+        connectionsPerUid: 1_000,
+        streamsPerConnection: 2_048,
+        streamsPerUid: 10_000,
+        namesPerStream: 1_024,
+        messageBytes: 131_072,
+      },
       log: { level: 'info' },
     });
   });
@@ -38,7 +45,10 @@ describe('an agent configuration', () => {
     { name: 'a whole lifetime as window', changes: { svid: { renewWindow: [0, 1] } } },
     { name: 'the shortest interval', changes: { syncInterval: '100ms' } },
     { name: 'the longest interval', changes: { syncInterval: '30s' } },
-    { name: 'no limits', changes: { limits: { connections: 0, connectionsPerUid: 0 } } },
+    {
+      name: 'no limits',
+      changes: { limits: { connections: 0, connectionsPerUid: 0, streamsPerUid: 0 } },
+    },
   ])('accepts $name', ({ changes }) => {
     expect(parse(changes)).toMatchObject({ trustDomain: 'example.org' });
   });

@@ -77,14 +77,19 @@ const limits = z
       .min(0)
       .default(10_000)
       .describe('Open connections on the workload socket in all. 0 = no limit.'),
-    connectionsPerUid: z.int().min(0).default(2_000).describe('Open connections of one user. 0 = no limit.'),
+    connectionsPerUid: z.int().min(0).default(1_000).describe('Open connections of one user. 0 = no limit.'),
     streamsPerConnection: z
       .int()
       .min(1)
       .default(2_048)
       .describe('Streams at the same time on one connection.'),
+    streamsPerUid: z
+      .int()
+      .min(0)
+      .default(10_000)
+      .describe('Streams of one user at the same time, on all its connections. 0 = no limit.'),
     namesPerStream: z.int().min(1).default(1_024).describe('Secret names one SDS stream may ask for.'),
-    messageBytes: z.int().min(65_536).default(262_144).describe('Largest message that is read, in bytes.'),
+    messageBytes: z.int().min(65_536).default(131_072).describe('Largest message that is read, in bytes.'),
   })
   .prefault({});
 

@@ -105,6 +105,7 @@ describe('entry create', () => {
       ...selectors.flatMap((selector) => ['--selector', selector]),
     );
     expect(stderr.includes('signet: warning: ')).toBe(isWarned);
+    expect(stderr.includes('never matches inside a container')).toBe(isWarned);
   });
 
   it('takes back what entry list has printed', async () => {

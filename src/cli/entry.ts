@@ -230,7 +230,8 @@ function warnOfOpenSelectors(selectors: readonly Selector[]): void {
   const isBound = names('uid:') || names('user:') || selectors.some((s) => s.type !== 'unix');
   if (!isOpen || isBound) return;
   remark(
-    'signet: warning: unix:path or unix:sha256 alone matches anyone who may run that binary; add unix:uid:…',
+    'signet: warning: unix:path or unix:sha256 alone matches anyone who may run that binary; add unix:uid:… ' +
+      '(unix:path is the file that the agent sees there: it never matches inside a container with files of its own)',
   );
 }
 

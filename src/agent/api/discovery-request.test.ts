@@ -5,7 +5,7 @@ import { isAppError } from '../../runtime/error.ts';
 import { discoveryRequest, envoyNode } from '../../testing/envoy-node.ts';
 import { decodeDiscoveryRequest } from './discovery-request.ts';
 
-const limits = { maxNames: 4, maxNameBytes: 2_304 };
+const limits = { maxBytesOfNames: 131_072, maxNames: 4, maxNameBytes: 2_304 };
 
 function decode(bytes: Uint8Array, readNode = true) {
   return decodeDiscoveryRequest(bytes, { readNode, limits });

@@ -17,6 +17,7 @@ import type { HeldSvid } from '../workload-view.ts';
 import { sdsApi } from './sds-api.ts';
 import { defaultSdsNames } from './sds-names.ts';
 import { secretTypeUrl } from './secrets.ts';
+import { defaultStreamBudget, StreamBudget, type StreamBudgetLimits } from './stream-budget.ts';
 
 const streamSecretsPath = '/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets';
 const asBytes = (value: Buffer) => value;
@@ -33,7 +34,10 @@ beforeAll(async () => {
   apiSvid = await domain.sign(api);
 });
 
-async function start(options: { maxNames?: number; peerOf?: 'process' | 'local' } = {}) {
+async function start(
+  options: { maxNames?: number; peerOf?: 'process' | 'local'; budget?: Partial<StreamBudgetLimits> } = {},
+) {
+  const budget = new StreamBudget({ ...defaultStreamBudget, ...options.budget });
   const lines: Record<string, unknown>[] = [];
   const write = (line: string) => lines.push(JSON.parse(line) as Record<string, unknown>);
   const socket = await startWorkloadSocket({
@@ -42,6 +46,7 @@ async function start(options: { maxNames?: number; peerOf?: 'process' | 'local' 
       sdsApi({
         attestation,
         cache,
+        budget,
         sds: { names: defaultSdsNames, validator: 'spiffe' },
         limits: options.maxNames === undefined ? {} : { maxNames: options.maxNames },
       }),
@@ -53,7 +58,7 @@ async function start(options: { maxNames?: number; peerOf?: 'process' | 'local' 
     socket.cache.setEntries([web]);
     socket.cache.putSvids([webSvid]);
   };
-  return { ...socket, fill, lines, connect: () => new TestProxy(socket.target) };
+  return { ...socket, fill, lines, budget, connect: () => new TestProxy(socket.target) };
 }
 
 /** A proxy: one connection, with as many streams as wanted. */
@@ -363,6 +368,58 @@ describe('a stream is refused', () => {
     expect(await connect().stream(['default']).received.ended).toMatchObject({
       code: status.PERMISSION_DENIED,
     });
+  });
+});
+
+describe('the budget of a user', () => {
+  const long = (i: number) => `spiffe://example.org/${String(i).padStart(2_000, '0')}`;
+
+  test('bounds what is held for all streams together, and comes back when they end', async () => {
+    const { fill, connect, budget } = await start({ budget: { nameBytes: 100_000 } });
+    fill();
+    const [proxy, other] = [connect(), connect()];
+    const first = proxy.stream([...Array(40).keys()].map(long).concat('ROOTCA'));
+    await first.next();
+    const refused = other.stream([...Array(40).keys()].map(long));
+    expect(await refused.received.ended).toMatchObject({
+      code: status.RESOURCE_EXHAUSTED,
+      details: expect.stringContaining('at most 100000 are allowed'),
+    });
+    // Names that nobody is ever served are not held, and cost nothing.
+    const unknown = other.stream([...Array(1_000).keys()].map((i) => `never-${i}`).concat('ROOTCA'));
+    await unknown.next();
+    first.call.cancel();
+    const second = await vi.waitFor(async () => {
+      const stream = other.stream([...Array(40).keys()].map(long).concat('ROOTCA'));
+      await stream.next();
+      return stream;
+    });
+    expect(budget.users).toBe(1);
+    for (const { call } of [unknown, second]) call.cancel();
+    await vi.waitFor(() => expect(budget.users).toBe(0));
+  });
+
+  test('bounds the streams, and all that ended are given back, however they ended', async () => {
+    const { fill, connect, budget, facts } = await start({ maxNames: 2, budget: { streams: 3 } });
+    fill();
+    const proxy = connect();
+    facts.refusal = new Error('docker is down');
+    await Promise.all([1, 2, 3].map(() => proxy.stream(['ROOTCA']).received.ended));
+    facts.refusal = undefined;
+    await expect(proxy.fetch(['nonsense'])).rejects.toMatchObject({ code: status.NOT_FOUND });
+    await proxy.stream(['a', 'b', 'c']).received.ended;
+    await vi.waitFor(() => expect(budget.users).toBe(0));
+    const open = [1, 2, 3].map(() => proxy.stream(['ROOTCA']));
+    await Promise.all(open.map(({ next }) => next()));
+    expect(await connect().stream(['ROOTCA']).received.ended).toMatchObject({
+      code: status.RESOURCE_EXHAUSTED,
+      details: expect.stringContaining('limits.streamsPerUid'),
+    });
+    const [ended, cancelled, left] = open;
+    ended?.call.end();
+    cancelled?.call.cancel();
+    left?.ask({ names: ['x'.repeat(5_000)] });
+    await vi.waitFor(() => expect(budget.users).toBe(0));
   });
 });
 

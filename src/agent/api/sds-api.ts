@@ -33,9 +33,10 @@ const definition = {
 } as const;
 
 /**
- * `envoy.service.secret.v3.SecretDiscoveryService`. Envoy connects → its process was attested by the kernel when the
- * connection was accepted → its selectors give the view of what it may have → on each stream the session says what
- * is due, the resources say what that is. A rotation is nothing but a new view.
+ * `envoy.service.secret.v3.SecretDiscoveryService`. Envoy connects → the kernel names its process when the connection
+ * is accepted (credentials and a pidfd) → at the first call what that process is gets read, once for the connection →
+ * its selectors give the view of what it may have → on each stream the session says what is due, the resources say
+ * what that is. A rotation is nothing but a new view.
  *
  * Throws `invalid-argument` for names that cannot be told apart.
  */

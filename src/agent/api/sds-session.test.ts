@@ -11,8 +11,15 @@ function worldOf(secrets: Record<string, string>) {
       const version = map.get(name);
       return version === undefined ? undefined : { version };
     },
+    canBeServed: (name: string) => !name.startsWith('never'),
     allNames: () => [...map.keys()],
   };
+}
+
+/** How many of the first `count` nonces the session still takes an answer to. */
+function answersTaken(session: SdsSession, names: readonly string[], count: number): number {
+  const nonces = Array.from({ length: count }, (_, i) => String(i + 1));
+  return nonces.filter((nonce) => session.receive(request(names, nonce)) !== undefined).length;
 }
 
 function request(names: readonly string[], nonce = '', error?: string): SdsRequest {
@@ -120,7 +127,6 @@ describe('a change of the world', () => {
       world.map.set('a', version);
       session.worldChanged();
     }
-    expect(session.sizes.due).toBe(1);
     expect(drain(session)).toMatchObject([{ version: 'v4' }]);
   });
 
@@ -144,7 +150,6 @@ describe('an ACK', () => {
       error: '',
     });
     expect(drain(session)).toEqual([]);
-    expect(session.sizes.unanswered).toBe(0);
   });
 
   test('of an older response still brings its list of names', () => {
@@ -160,6 +165,21 @@ describe('an ACK', () => {
     expect(drain(session)).toEqual([]);
     expect(session.receive(request(['b', 'a'], '2'))).toBeUndefined();
     expect(drain(session).map((send) => send.name)).toEqual(['a', 'b']);
+  });
+
+  test('that comes again and again is answered once, and so is each older one', () => {
+    const { session } = start({ a: 'v1', b: 'v1' }, ['a', 'b']);
+    for (const nonce of ['1', '2']) session.receive(request(['a', 'b'], nonce));
+    const sent = [...Array(50)].flatMap((_, i) => {
+      session.receive(request(['a', 'b'], i < 25 ? '1' : '2'));
+      return drain(session);
+    });
+    expect(sent.map(({ name }) => name)).toEqual(['a', 'b', 'a', 'b']);
+    session.receive(request(['a', 'b'], '1'));
+    expect(drain(session)).toEqual([]);
+    // A new response is answered anew, and may be asked for again.
+    for (let i = 0; i < 3; i += 1) session.receive(request(['a', 'b'], '6'));
+    expect(drain(session)).toHaveLength(2);
   });
 });
 
@@ -255,7 +275,7 @@ describe('the subscription', () => {
     session.worldChanged();
     session.receive(request([], '1'));
     expect(drain(session)).toEqual([]);
-    expect(session.sizes).toMatchObject({ subscribed: 0, due: 0 });
+    expect([session.peek(), session.held(), session.namedBytes()]).toEqual([undefined, [], 0]);
   });
 
   test('turns from everything to names', () => {
@@ -281,7 +301,7 @@ describe('the subscription', () => {
 });
 
 describe('the limits', () => {
-  const limits = { maxNames: 3, maxNameBytes: 8 };
+  const limits = { maxNames: 3, maxNameBytes: 8, maxBytesOfNames: 20 };
 
   function codeOf(names: readonly string[]): string | undefined {
     try {
@@ -297,6 +317,8 @@ describe('the limits', () => {
     { name: 'one name too many', names: ['a', 'b', 'c', 'd'], code: 'resource-exhausted' },
     { name: 'repeated names, counted once', names: ['a', 'a', 'a', 'a'], code: undefined },
     { name: 'the longest name', names: ['12345678'], code: undefined },
+    { name: 'as many bytes as allowed', names: ['12345678', '1234567', '12345'], code: undefined },
+    { name: 'one byte too many', names: ['12345678', '1234567', '123456'], code: 'resource-exhausted' },
     { name: 'a name too long', names: ['123456789'], code: 'invalid-argument' },
     { name: 'a name too long in bytes, not in characters', names: ['äöüäö'], code: 'invalid-argument' },
   ])('$name: $code', ({ names, code }) => {
@@ -312,11 +334,11 @@ describe('the limits', () => {
       world.map.set('a', `v${i}`);
       session.worldChanged();
     }
-    expect(session.sizes.unanswered).toBe(12);
-    // The answer to a response that is no longer accounted for is not mistaken for a new subscription.
     drain(session);
+    // The answer to a response that is no longer accounted for is not mistaken for a new subscription.
     expect(session.receive(request(['a'], '1'))).toBeUndefined();
     expect(drain(session)).toEqual([]);
+    expect(answersTaken(session, ['a'], 100)).toBe(12);
   });
 
   test('bound what is kept for a client that refuses all and asks for ever new names', () => {
@@ -328,8 +350,30 @@ describe('the limits', () => {
       if (i % 2 === 0) drain(session);
       else session.next();
     }
-    const { subscribed, due, unanswered, refused } = session.sizes;
-    expect([subscribed, due, refused].every((size) => size <= 3)).toBe(true);
-    expect(unanswered).toBeLessThanOrEqual(12);
+    // Of all that was refused, all but the newest is sent again.
+    const again = Array.from({ length: 100 }, (_, i) => `n${i}`).filter((name) => {
+      session.receive(request([name]));
+      return drain(session).length > 0;
+    });
+    expect(again.length).toBeGreaterThanOrEqual(97);
+    expect(answersTaken(session, [], 1000)).toBeLessThanOrEqual(12);
+  });
+
+  test('keep nothing of names that nobody is ever served, and such a list is no wildcard', () => {
+    const world = worldOf({ a: 'v1' });
+    const session = new SdsSession(world);
+    session.receive(request(['never-1', 'never-2']));
+    expect([drain(session), session.held(), session.namedBytes()]).toEqual([[], [], 0]);
+    session.receive(request(['a', 'never-1']));
+    expect(drain(session)).toMatchObject([{ name: 'a' }]);
+    expect(session.namedBytes()).toBe(257);
+  });
+
+  test('count names that are held, but not those of a stream that named none', () => {
+    const { session } = start({ a: 'v1' }, ['a', 'later']);
+    expect(session.namedBytes()).toBe(6 + 2 * 256);
+    session.receive(request(['later']));
+    expect(session.namedBytes()).toBe(5 + 256);
+    expect(start({ a: 'v1' }, []).session.namedBytes()).toBe(0);
   });
 });

@@ -5,9 +5,18 @@ export interface SdsLimits {
   readonly maxNames: number;
   /** UTF-8 bytes of one name: a SPIFFE ID has up to 2,048, and a suffix such as `?key=ec-p384` may follow. */
   readonly maxNameBytes: number;
+  /** UTF-8 bytes of all names together. */
+  readonly maxBytesOfNames: number;
 }
 
-export const defaultSdsLimits: SdsLimits = { maxNames: 1_024, maxNameBytes: 2_304 };
+export const defaultSdsLimits: SdsLimits = {
+  maxNames: 1_024,
+  maxNameBytes: 2_304,
+  maxBytesOfNames: 128 * 1024,
+};
+
+/** What a session needs for a name it holds, besides the name itself: a generous guess. */
+const bytesPerName = 256;
 
 /**
  * The parts of a DiscoveryRequest that steer a stream. `version_info` is none of them: it survives reconnects and
@@ -23,6 +32,8 @@ export interface SdsRequest {
 /** What the stream's caller may have right now. Both must be cheap: they are asked again at each change. */
 export interface SdsWorld {
   lookup(name: string): { readonly version: string } | undefined;
+  /** False for a name that nobody will ever be served. Follows from the name alone. */
+  canBeServed(name: string): boolean;
   /** Every secret once, under one name, in the order to send them; for a stream that names nothing. */
   allNames(): readonly string[];
 }
@@ -52,7 +63,8 @@ const unansweredPerName = 4;
  * one. Nothing is queued: a name is either due or not, and its version is read at the moment it is sent, so that a
  * slow reader holds at most one pending version of each name.
  *
- * Names that do not exist are held: they are sent when they appear, and are never an error.
+ * Names that do not exist are held: they are sent when they appear, and are never an error. Names that never can are
+ * not kept, since anybody may ask for as many as they like.
  */
 export class SdsSession {
   readonly #world: SdsWorld;
@@ -70,6 +82,8 @@ export class SdsSession {
   readonly #refused = new Set<string>();
   #lastNonce = 0;
   #lastForgottenNonce = 0;
+  /** A client that repeats it, or one before it, once more gets nothing: it might do so without end. */
+  #lastRepeatedNonce = 0;
 
   constructor(world: SdsWorld, limits: SdsLimits = defaultSdsLimits) {
     this.#world = world;
@@ -87,10 +101,9 @@ export class SdsSession {
     this.#isStarted = true;
     const names = distinctNames(request.names, this.#limits);
     const answer = this.#settle(nonce, request.error);
-    // A nonce that was answered before, with the same names: Envoy has made another provider for them and waits for
-    // an answer (envoy#47309).
-    const asksAgain = nonce > this.#lastForgottenNonce && answer === undefined && request.error === undefined;
-    this.#subscribe(names, asksAgain);
+    const isRepeated = answer === undefined && request.error === undefined;
+    const askedBefore = Math.max(this.#lastForgottenNonce, this.#lastRepeatedNonce);
+    this.#subscribe(names, isRepeated && nonce > askedBefore ? nonce : undefined);
     return answer;
   }
 
@@ -132,19 +145,11 @@ export class SdsSession {
     return [...this.#subscribed.keys()].filter((name) => this.#world.lookup(name) === undefined);
   }
 
-  /** For metrics and for tests of the bounds. */
-  get sizes(): {
-    readonly subscribed: number;
-    readonly due: number;
-    readonly unanswered: number;
-    readonly refused: number;
-  } {
-    return {
-      subscribed: this.#subscribed.size,
-      due: this.#toVisit.size,
-      unanswered: this.#unanswered.size,
-      refused: this.#refused.size,
-    };
+  /** What it takes to hold the names that the client has asked for, in bytes; 0 when it named none. */
+  namedBytes(): number {
+    if (this.#isWildcard) return 0;
+    const names = [...this.#subscribed.keys()];
+    return names.reduce((sum, name) => sum + Buffer.byteLength(name) + bytesPerName, 0);
   }
 
   /** The nonce as a number, 0 for none, undefined when this stream never sent it. */
@@ -166,14 +171,20 @@ export class SdsSession {
     return { kind: 'nack', ...sent, error };
   }
 
-  #subscribe(names: ReadonlySet<string>, asksAgain: boolean): void {
+  /**
+   * `repeated` is a nonce that was answered before: with the same names it asks for all of them again, because Envoy
+   * has made another provider for them and waits for an answer (envoy#47309).
+   */
+  #subscribe(names: ReadonlySet<string>, repeated: number | undefined): void {
     if (this.#isWildcard && names.size > 0) {
       this.#isWildcard = false;
       this.#subscribed.clear();
       this.#toVisit.clear();
     }
-    const changed = this.#isWildcard ? this.#followEverything() : this.#followOnly(names);
-    if (changed || !asksAgain) return;
+    const servable = [...names].filter((name) => this.#world.canBeServed(name));
+    const changed = this.#isWildcard ? this.#followEverything() : this.#followOnly(new Set(servable));
+    if (changed || repeated === undefined) return;
+    this.#lastRepeatedNonce = repeated;
     for (const name of this.#subscribed.keys()) this.#subscribeAnew(name);
   }
 
@@ -227,14 +238,22 @@ function distinctNames(names: readonly string[], limits: SdsLimits): ReadonlySet
       `the request names ${distinct.size} secrets; at most ${limits.maxNames} are allowed on one stream`,
     );
   }
+  let total = 0;
   for (const name of distinct) {
     const bytes = Buffer.byteLength(name);
+    total += bytes;
     if (bytes > limits.maxNameBytes) {
       throw new AppError(
         'invalid-argument',
         `the request has a secret name of ${bytes} bytes; at most ${limits.maxNameBytes} are allowed`,
       );
     }
+  }
+  if (total > limits.maxBytesOfNames) {
+    throw new AppError(
+      'resource-exhausted',
+      `the request names secrets of ${total} bytes; at most ${limits.maxBytesOfNames} are allowed on one stream`,
+    );
   }
   return distinct;
 }

@@ -4,7 +4,7 @@ import type { AttestedCaller } from './attested-caller.ts';
 import { decodeDiscoveryRequest } from './discovery-request.ts';
 import { foreignText } from './foreign-text.ts';
 import type { ProxyNode } from './proxy-node.ts';
-import { carriesPrivateKey } from './sds-names.ts';
+import { carriesPrivateKey, parseSecretName } from './sds-names.ts';
 import type { SdsResources } from './sds-resources.ts';
 import { type SdsAnswer, type SdsLimits, type SdsSend, SdsSession, type SdsWorld } from './sds-session.ts';
 import { secretTypeUrl, withNonce } from './secrets.ts';
@@ -98,7 +98,8 @@ export class SdsStream {
     checkTypeUrl(request.typeUrl);
     this.#connection.node ??= request.node;
     const answer = this.#session.receive(request);
-    if (answer === undefined) this.#logHeld();
+    this.#caller.holdNames(this.#session.namedBytes());
+    if (answer === undefined) this.#logHeld(request.names);
     else this.#note(answer);
   }
 
@@ -145,21 +146,26 @@ export class SdsStream {
   #note({ kind, name, version, error }: SdsAnswer): void {
     const fields = { ...this.#proxy(), resource: foreignText(name), version };
     if (kind === 'ack') this.#context.log.debug(fields, 'secret acknowledged');
-    else this.#context.log.warn({ ...fields, refusal: error }, 'secret refused by the proxy');
+    else this.#context.limitedLog.write('warn', { ...fields, refusal: error }, 'secret refused by the proxy');
   }
 
-  /** Says once for a connection and name why the proxy waits: the first thing that its users look for. */
-  #logHeld(): void {
+  /**
+   * Says once for a connection and name why the proxy waits: the first thing that its users look for. `asked` are
+   * the names of a request, of which the session forgets those that nobody is ever served.
+   */
+  #logHeld(asked: readonly string[] = []): void {
     const { heldNames, node } = this.#connection;
+    if (heldNames.size >= maxHeldNamesLogged) return;
     const view = this.#caller.view.value;
-    // At the start nothing is known yet; it is looked at again with the next view.
-    if (!view.isSynced || heldNames.size >= maxHeldNamesLogged) return;
-    for (const name of this.#session.held()) {
+    const unknown = asked.filter((name) => name !== '' && !canBeServed(name, this.#resources));
+    // At the start nothing else is known yet; it is looked at again with the next view.
+    for (const name of view.isSynced ? [...unknown, ...this.#session.held()] : unknown) {
       const resource = foreignText(name);
       if (heldNames.has(resource) || heldNames.size >= maxHeldNamesLogged) continue;
       heldNames.add(resource);
       const reason = this.#resources.whyHeld(name, view, node?.validator);
-      this.#context.log.info(
+      this.#context.limitedLog.write(
+        'info',
         { ...this.#proxy(), resource, reason },
         'secret held; it is sent once it is there',
       );
@@ -180,8 +186,13 @@ export function worldOf(parts: {
   const { caller, connection, resources } = parts;
   return {
     lookup: (name) => resources.find(name, caller.view.value, connection.node?.validator),
+    canBeServed: (name) => canBeServed(name, resources),
     allNames: () => resources.allNames(caller.view.value),
   };
+}
+
+function canBeServed(name: string, { names }: SdsResources): boolean {
+  return parseSecretName(name, names) !== undefined;
 }
 
 /** A stream of secrets has secrets only; empty is allowed, since the service implies the type. Throws `invalid-argument`. */

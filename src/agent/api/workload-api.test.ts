@@ -12,6 +12,7 @@ import { bundleOf, TestTrustDomain } from '../../testing/trust-domain.ts';
 import { connectTo, startWorkloadSocket } from '../../testing/workload-socket.ts';
 import { parseCertificates } from '../../x509/certificate.ts';
 import type { HeldSvid } from '../workload-view.ts';
+import { defaultStreamBudget, StreamBudget } from './stream-budget.ts';
 import { workloadApi } from './workload-api.ts';
 
 const web = testEntry({ id: 'web', spiffeId: 'spiffe://example.org/web', createdAt: 1, hint: 'internal' });
@@ -30,8 +31,9 @@ beforeAll(async () => {
 });
 
 async function start() {
+  const budget = new StreamBudget(defaultStreamBudget);
   const socket = await startWorkloadSocket({
-    services: ({ attestation, cache, clock }) => [workloadApi({ attestation, cache, clock })],
+    services: ({ attestation, cache, clock }) => [workloadApi({ attestation, cache, clock, budget })],
   });
   const fill = () => {
     socket.cache.setBundle(domain.bundle());
@@ -160,7 +162,57 @@ describe('FetchX509SVID', () => {
     await clock.advance(5_000);
     expect(idsOf(await received.next())).toEqual(['spiffe://example.org/api']);
     cache.putSvids([webSvid]);
-    expect(idsOf(await received.next())).toEqual(['spiffe://example.org/web', 'spiffe://example.org/api']);
+    // It stays the default of this stream; one that starts now has the other one.
+    expect(idsOf(await received.next())).toEqual(['spiffe://example.org/api', 'spiffe://example.org/web']);
+    expect(idsOf(await fetchSvids().next())).toEqual([
+      'spiffe://example.org/web',
+      'spiffe://example.org/api',
+    ]);
+  });
+
+  test('does not switch the default identity when that has expired: it says nothing until it is signed again', async () => {
+    const { fetchSvids, fetchBundles, cache } = await start();
+    const brief = await domain.sign(web, { notAfterMs: webSvid.svid.notAfterMs - 60_000 });
+    cache.setBundle(domain.bundle());
+    cache.setEntries([web, api]);
+    cache.putSvids([brief, apiSvid]);
+    const [received, bundles] = [fetchSvids(), fetchBundles()];
+    const both = ['spiffe://example.org/web', 'spiffe://example.org/api'];
+    expect(idsOf(await received.next())).toEqual(both);
+    await bundles.next();
+    expect(cache.expire(brief.svid.notAfterMs)).toEqual([brief]);
+    const { root } = await TestTrustDomain.create('example.org');
+    cache.setBundle(domain.bundle().withAuthority(root.certificate));
+    // Another stream shows that the change has gone round.
+    await bundles.next();
+    cache.putSvids([webRenewed]);
+    const next = await received.next();
+    expect(idsOf(next)).toEqual(both);
+    const [leaf] = parseCertificates(next.svids[0]!.x509Svid);
+    expect(leaf?.fingerprint).toBe(webRenewed.svid.leaf.fingerprint);
+  });
+
+  test('gives up a default identity that was withdrawn', async () => {
+    const { fetchSvids, cache } = await start();
+    cache.setBundle(domain.bundle());
+    cache.setEntries([web, api]);
+    cache.putSvids([webSvid, apiSvid]);
+    const received = fetchSvids();
+    await received.next();
+    cache.setEntries([api]);
+    expect(idsOf(await received.next())).toEqual(['spiffe://example.org/api']);
+  });
+
+  test('keeps its default identity when an older one joins', async () => {
+    const { fetchSvids, cache } = await start();
+    cache.setBundle(domain.bundle());
+    cache.setEntries([api]);
+    cache.putSvids([apiSvid]);
+    const received = fetchSvids();
+    await received.next();
+    cache.setEntries([web, api]);
+    cache.putSvids([webSvid]);
+    expect(idsOf(await received.next())).toEqual(['spiffe://example.org/api', 'spiffe://example.org/web']);
   });
 
   test('ends with PermissionDenied when the last identity is withdrawn (WAPI-22)', async () => {

@@ -5,7 +5,7 @@ import { Observable } from '../../runtime/observable.ts';
 import type { Clock } from '../../runtime/time.ts';
 import type { WorkloadView } from '../workload-view.ts';
 import { type AttestedCaller, attestCaller, type WorkloadSources } from './attested-caller.ts';
-import { x509BundlesResponse, x509SvidResponse } from './x509-messages.ts';
+import { type X509SvidMessage, x509BundlesResponse, x509SvidResponse } from './x509-messages.ts';
 
 /** What the Workload API is made of. */
 export interface WorkloadApiDeps extends WorkloadSources {
@@ -15,8 +15,8 @@ export interface WorkloadApiDeps extends WorkloadSources {
 /** Clients take the first SVID as their default identity: for that one a new stream waits, but not for ever. */
 const defaultIdentityWaitMs = 5_000;
 
-/** Encoded once for all streams of a view. */
-type Encode = (view: WorkloadView) => Buffer | undefined;
+/** Encoded once for all streams of a view, and of a default identity. */
+type Encode<Message> = (view: WorkloadView, defaultId?: string) => Message | undefined;
 
 const bytes = { responseSerialize: (value: Buffer) => value };
 const { fetchX509Svid, fetchX509Bundles } = SpiffeWorkloadAPIService;
@@ -32,7 +32,8 @@ const definition = {
  * caller goes or has no identity left.
  *
  * While identities are not signed yet the stream waits, and then starts with those that are; at its start it waits
- * up to five seconds longer for the first one, which clients take as their default.
+ * up to five seconds longer for the first one, which clients take as their default. The identity that a stream has
+ * sent first stays its first one as long as it is in the view: while that is not signed, the stream says nothing.
  */
 export function workloadApi(deps: WorkloadApiDeps): GrpcService {
   const svids = encodedOnce(x509SvidResponse);
@@ -51,22 +52,26 @@ export function workloadApi(deps: WorkloadApiDeps): GrpcService {
 async function* fetchSvids(
   deps: WorkloadApiDeps,
   context: CallContext,
-  encode: Encode,
+  encode: Encode<X509SvidMessage>,
 ): AsyncGenerator<Buffer, void, undefined> {
   requireSecurityHeader(context);
   const caller = await attestCaller(deps, context.caller);
   try {
-    let last: Buffer | undefined;
+    let last: X509SvidMessage | undefined;
     for await (const isPatient of patience(caller, deps.clock, context.signal)) {
-      const view = entitled(caller);
-      const isWaitingForDefault = isPatient && view.identities[0]?.svid === undefined;
-      if (isWaitingForDefault || !isNews(encode(view), last)) continue;
+      const news = (): X509SvidMessage | undefined => {
+        const view = entitled(caller);
+        if (last === undefined && isPatient && view.identities[0]?.svid === undefined) return undefined;
+        const message = encode(view, last?.defaultId);
+        return message !== undefined && isNews(message.bytes, last?.bytes) ? message : undefined;
+      };
+      if (news() === undefined) continue;
       await caller.verifyStillSame();
       // Looked at again: an identity may have been withdrawn while the program was checked.
-      const message = encode(entitled(caller));
-      if (message === undefined || !isNews(message, last)) continue;
+      const message = news();
+      if (message === undefined) continue;
       last = message;
-      yield message;
+      yield message.bytes;
     }
   } finally {
     caller.release();
@@ -76,7 +81,7 @@ async function* fetchSvids(
 async function* fetchBundles(
   deps: WorkloadApiDeps,
   context: CallContext,
-  encode: Encode,
+  encode: Encode<Buffer>,
 ): AsyncGenerator<Buffer, void, undefined> {
   requireSecurityHeader(context);
   const caller = await attestCaller(deps, context.caller);
@@ -125,16 +130,17 @@ async function* patience(
   }
 }
 
-function isNews(message: Buffer | undefined, last: Buffer | undefined): boolean {
-  return message !== undefined && last?.equals(message) !== true;
+function isNews(message: Buffer, last: Buffer | undefined): boolean {
+  return last?.equals(message) !== true;
 }
 
-function encodedOnce(encode: Encode): Encode {
-  const known = new WeakMap<WorkloadView, { readonly message: Buffer | undefined }>();
-  return (view) => {
-    const made = known.get(view) ?? { message: encode(view) };
-    known.set(view, made);
-    return made.message;
+function encodedOnce<Message>(encode: Encode<Message>): Encode<Message> {
+  const known = new WeakMap<WorkloadView, Map<string | undefined, Message | undefined>>();
+  return (view, defaultId) => {
+    const ofView = known.get(view) ?? new Map<string | undefined, Message | undefined>();
+    known.set(view, ofView);
+    if (!ofView.has(defaultId)) ofView.set(defaultId, encode(view, defaultId));
+    return ofView.get(defaultId);
   };
 }
 

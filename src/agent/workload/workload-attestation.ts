@@ -1,6 +1,8 @@
 import type { PeerProcess, WorkloadAttestor } from '../../plugin-api/workload-attestor.ts';
 import { AppError } from '../../runtime/error.ts';
 import type { Logger } from '../../runtime/log.ts';
+import { LogLimiter } from '../../runtime/log-limiter.ts';
+import { type Clock, systemClock } from '../../runtime/time.ts';
 import { canonicalSelectors, type Selector, selectorText } from '../../spiffe/selector.ts';
 
 /** A connection of the workload socket; the same object for all of its calls. */
@@ -21,16 +23,25 @@ export interface AttestedWorkload {
 
 const attestationTimeoutMs = 10_000;
 
+interface Deps {
+  readonly attestors: ReadonlyMap<string, WorkloadAttestor>;
+  readonly log: Logger;
+  readonly clock?: Clock;
+}
+
 /**
  * Attests callers once per connection and program, whatever they call and on however many streams. All attestors must succeed:
  * a missing selector could make a caller look like another one.
  */
 export class WorkloadAttestation {
-  readonly #deps: { readonly attestors: ReadonlyMap<string, WorkloadAttestor>; readonly log: Logger };
+  readonly #deps: Deps;
+  /** Any user can come back with a process that cannot be attested, as often as it likes. */
+  readonly #failures: LogLimiter;
   readonly #attested = new WeakMap<object, Promise<AttestedWorkload>>();
 
-  constructor(deps: { readonly attestors: ReadonlyMap<string, WorkloadAttestor>; readonly log: Logger }) {
+  constructor(deps: Deps) {
     this.#deps = deps;
+    this.#failures = new LogLimiter({ clock: deps.clock ?? systemClock, log: deps.log });
   }
 
   /** Throws `permission-denied` to refuse the caller, `unavailable` when attestation did not work. */
@@ -55,7 +66,7 @@ export class WorkloadAttestation {
         try {
           return await attestor.attest(peer, { signal: AbortSignal.timeout(attestationTimeoutMs) });
         } catch (error) {
-          log.warn({ error, attestor: name, ...who }, 'workload attestation failed');
+          this.#failures.write('warn', { error, attestor: name, ...who }, 'workload attestation failed');
           if (error instanceof AppError && error.code === 'permission-denied') throw error;
           throw new AppError('unavailable', 'workload attestation failed', { cause: error });
         }
@@ -78,7 +89,7 @@ export class WorkloadAttestation {
         // What is asked for next on this connection is asked by the new program, and attested as such.
         forget();
         const why = 'the calling process runs another program than when it was attested; ask again';
-        this.#deps.log.warn({ pid: peer.pid, uid: peer.uid }, why);
+        this.#failures.write('warn', { pid: peer.pid, uid: peer.uid }, why);
         throw new AppError('permission-denied', why);
       }
     };

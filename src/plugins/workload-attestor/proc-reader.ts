@@ -96,23 +96,17 @@ export function runningProgramOf(facts: BigIntStats): string {
   return [facts.dev, facts.ino, facts.mtimeNs, facts.size].join(':');
 }
 
-const deletedMark = ' (deleted)';
-
 /**
- * The path of an open program as process `pid` sees it (inside a container: the path there), or undefined when
- * that path does not name it: because its file was deleted or replaced, or because the path is not UTF-8.
+ * The path of an open program, or undefined when that path leads to another file, or to none, in the agent's own
+ * root. The kernel tells the path as of the mount namespace of the process, and any user can make one (in a user
+ * namespace) where a file of theirs is mounted over `/usr/bin/envoy`. So programs of containers, whose files are
+ * their own, have no path; nor have those whose file was deleted or replaced, or whose path is not UTF-8.
  */
-export async function findProgramPath(pid: number, { file, facts }: Program): Promise<string | undefined> {
+export async function findProgramPath({ file, facts }: Program): Promise<string | undefined> {
   // Of our own descriptor: /proc/PID/exe may have become another program since it was opened.
   const bytes = await readlink(`/proc/self/fd/${file.fd}`, 'buffer');
   const path = bytes.toString('utf8');
   if (!path.startsWith('/') || !Buffer.from(path).equals(bytes)) return undefined;
-  // The kernel appends the mark, but a living file may be named so too: then the whole path leads to it.
-  if (path.endsWith(deletedMark) && !(await isFileAt(`/proc/${pid}/root${path}`, facts))) return undefined;
-  return path;
-}
-
-async function isFileAt(path: string, facts: BigIntStats): Promise<boolean> {
-  const found = await stat(path, { bigint: true }).catch(() => undefined);
-  return found !== undefined && found.dev === facts.dev && found.ino === facts.ino;
+  const own = await stat(path, { bigint: true }).catch(() => undefined);
+  return own?.dev === facts.dev && own.ino === facts.ino ? path : undefined;
 }

@@ -9,7 +9,7 @@ export const unixConfig = z.strictObject({
   maxExecutableBytes: z
     .int()
     .min(1)
-    .default(1_073_741_824)
+    .default(268_435_456)
     .describe('Programs larger than this get no `unix:sha256` selector, in bytes.'),
 });
 

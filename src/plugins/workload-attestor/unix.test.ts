@@ -1,7 +1,18 @@
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { chmodSync, chownSync, copyFileSync, readFileSync, renameSync, rmSync, truncateSync } from 'node:fs';
+import {
+  chmodSync,
+  chownSync,
+  copyFileSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  renameSync,
+  rmSync,
+  statSync,
+  truncateSync,
+} from 'node:fs';
 import { basename, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
@@ -159,6 +170,54 @@ describe('a program whose file is gone', () => {
   });
 });
 
+describe('a program in a mount namespace of its own', () => {
+  /** A program of the system that is not `sleep`. */
+  const shadowed = execFileSync('sh', ['-c', 'readlink -f "$(command -v id)"'], { encoding: 'utf8' }).trim();
+  const callers = [
+    { name: 'root', ids: isRoot ? {} : undefined },
+    { name: 'a user', ids: isRoot ? { uid: nobody, gid: nobody } : {} },
+  ];
+  const whySkip = (ids: { uid?: number; gid?: number } | undefined) => {
+    if (ids === undefined) return 'needs root';
+    const isAllowed = spawnSync('unshare', ['-Urm', 'true'], ids).status === 0;
+    return isAllowed ? undefined : 'user namespaces are not allowed here';
+  };
+  /** Runs a shell command in namespaces of its own; when this resolves, it has become the program at `path`. */
+  const startUnshared = async (command: string, path: string, ids: { uid?: number; gid?: number } = {}) => {
+    const peer = start('unshare', ['-Urm', 'sh', '-c', command], ids);
+    const { ino } = statSync(path);
+    await vi.waitFor(() => expect(statSync(`/proc/${peer.pid}/exe`).ino).toBe(ino));
+    return peer;
+  };
+
+  it.for(callers)(
+    'does not get the path of a file over which $name mounted it',
+    async ({ ids }, { skip }) => {
+      const reason = whySkip(ids);
+      skip(reason !== undefined, reason);
+      const path = copyOfSleep();
+      const hash = sha256(path);
+      const peer = await startUnshared(`mount --bind ${path} ${shadowed} && exec ${shadowed} 60`, path, ids);
+      // The kernel tells the path that the process has made up.
+      expect(readlinkSync(`/proc/${peer.pid}/exe`)).toBe(shadowed);
+      const texts = await attest(peer);
+      expect(withPrefix(texts, 'unix:path:')).toEqual([]);
+      expect(withPrefix(texts, 'unix:sha256:')).toEqual([`unix:sha256:${hash}`]);
+    },
+  );
+
+  it.for(callers)(
+    'keeps a path that leads the agent to the same file, as $name',
+    async ({ ids }, { skip }) => {
+      const reason = whySkip(ids);
+      skip(reason !== undefined, reason);
+      const path = copyOfSleep();
+      const peer = await startUnshared(`exec ${path} 60`, path, ids);
+      expect(withPrefix(await attest(peer), 'unix:path:')).toEqual([`unix:path:${path}`]);
+    },
+  );
+});
+
 describe('a caller is refused', () => {
   it('that has exited', async () => {
     const peer = start(sleep);
@@ -268,6 +327,8 @@ describe('exec()', () => {
     truncateSync(path, 256 * 1024 * 1024);
     const peer = start(path, thenSleep);
     const attestation = attest(peer);
+    const isOpen = () => readdirSync('/proc/self/fd').some((fd) => linkOf(`/proc/self/fd/${fd}`) === path);
+    await vi.waitFor(() => expect(isOpen()).toBe(true), { interval: 1 });
     peer.child.stdin!.write('\n');
     await expect(attestation).rejects.toMatchObject(refusal('PROGRAM_CHANGED'));
   });
@@ -323,6 +384,14 @@ describe('the hash of a program', () => {
     expect(await attest(start(path), attestor)).toContain(`unix:sha256:${sha256(path)}`);
   });
 });
+
+function linkOf(path: string): string | undefined {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return undefined;
+  }
+}
 
 function isKernelThread(pid: number): boolean {
   try {

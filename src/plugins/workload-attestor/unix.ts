@@ -25,8 +25,9 @@ interface Deps {
  * What Linux knows of a process, in SPIRE's words: `unix:uid`, `user`, `gid`, `group`, `supplementary_gid`,
  * `supplementary_group`, `path`, `sha256`. uid and gid are those that the kernel noted for the socket; all else is
  * read from /proc/PID first, and only then is it asked whether the process still lives: if it does, the PID was its
- * own all the time. What cannot be read refuses the caller. A program whose file was deleted or replaced keeps its
- * `sha256` (of what runs) and has no `path`: the path belongs to the new file.
+ * own all the time. What cannot be read refuses the caller. `path` is of files that the agent itself sees at that very
+ * path: a program has none inside a container with files of its own, nor after its file was deleted or replaced. It
+ * keeps its `sha256`, of what runs.
  */
 export class UnixWorkloadAttestor implements WorkloadAttestor {
   readonly #config: UnixConfig;
@@ -46,7 +47,7 @@ export class UnixWorkloadAttestor implements WorkloadAttestor {
   ): Promise<readonly Selector[]> {
     const { program, groups } = await readingOf(peer, async () => {
       // The program first: an exec() to a setuid program between the two shows in the ids read last.
-      const selectors = await this.#programSelectors(peer.pid, signal);
+      const selectors = await this.#programSelectors(peer, signal);
       const status = await readProcessStatus(peer.pid);
       refuseOtherIds(peer, status);
       return { program: selectors, groups: status.groups };
@@ -73,13 +74,13 @@ export class UnixWorkloadAttestor implements WorkloadAttestor {
   }
 
   /** Path and hash of one and the same program: a process that went on to another one meanwhile is refused. */
-  async #programSelectors(pid: number, signal: AbortSignal): Promise<readonly string[]> {
+  async #programSelectors({ pid, uid }: PeerProcess, signal: AbortSignal): Promise<readonly string[]> {
     const program = await openProgram(pid, this.#config.hashExecutable ? 'read' : 'look');
-    const path = await findProgramPath(pid, program).catch(async (error: unknown) => {
+    const path = await findProgramPath(program).catch(async (error: unknown) => {
       await program.file.close();
       throw error;
     });
-    const hash = await this.#hashOf(program, signal);
+    const hash = await this.#hashOf(program, uid, signal);
     if (runningProgramOf(await statProgram(pid)) !== runningProgramOf(program.facts)) {
       throw refused('PROGRAM_CHANGED', `the program of process ${pid} changed while it was attested`);
     }
@@ -90,12 +91,12 @@ export class UnixWorkloadAttestor implements WorkloadAttestor {
   }
 
   /** Closes the file. A hash goes on for others who wait for it when this caller has gone. */
-  async #hashOf(program: Program, signal: AbortSignal): Promise<string | undefined> {
+  async #hashOf(program: Program, uid: number, signal: AbortSignal): Promise<string | undefined> {
     if (!this.#config.hashExecutable) {
       await program.file.close();
       return undefined;
     }
-    return unlessAborted(this.#hashes.hash(program), signal);
+    return unlessAborted(this.#hashes.hash(program, uid), signal);
   }
 }
 
