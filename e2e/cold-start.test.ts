@@ -40,7 +40,7 @@ describeWith({ envoy: true, linux: true }, 'a mesh from nothing', () => {
         initialFetchTimeout: '1s',
       }),
     );
-    await agent.process.waitForLine(/"resource":"spiffe:\/\/example.org\/frontend","reason":"not entitled"/);
+    await agent.process.waitForLine(/"resource":"spiffe:\/\/example.org\/frontend",.*secret held/);
     // The bundle comes, so this proxy is served; what it is not entitled to does not come, and lets nothing through.
     await envoy.until('its bundle', async () => (await envoy.secretVersions()).has('ALL'));
     await envoy.waitUntilReady();

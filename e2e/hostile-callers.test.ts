@@ -68,7 +68,7 @@ describeWith({ envoy: true, linux: true }, 'a hostile process on the workload so
 
   beforeAll(async () => {
     sandbox = await Sandbox.create();
-    mesh = await startMesh(sandbox);
+    mesh = await startMesh(sandbox, { agent: { limits: { connectionsPerUid: 500 } } });
     attacker = await createProxyIdentity(sandbox, 'attacker', process.execPath);
     nobody = await createProxyIdentity(sandbox, 'nobody', process.execPath);
     asAttacker = (calls) => callAs(attacker, calls);
@@ -251,5 +251,28 @@ describeWith({ envoy: true, linux: true }, 'a hostile process on the workload so
       await ended;
       await expectHealthy();
     });
+  });
+
+  it('does not shut out others with many connections', async () => {
+    const open = Array.from({ length: 600 }, () => createConnection(mesh.agent.socket));
+    sandbox.onDispose(() => {
+      for (const socket of open) socket.destroy();
+    });
+    let refused = 0;
+    for (const socket of open) {
+      socket.on('error', () => undefined);
+      socket.on('close', () => {
+        refused += 1;
+      });
+    }
+    // One user may have 500; as root here, the Envoys and the attacker are other users.
+    await mesh.agent.process.waitForLine(/too many connections are open/);
+    await mesh.agent.process.until('those beyond the limit refused', () => refused >= 100);
+    expect(refused).toBeLessThan(200);
+    if (process.getuid?.() === 0) {
+      const answers = await asAttacker([fetch('own', { names: ['default'] })]);
+      expect(secretsIn(answers.get('own'))).toEqual({ default: ownId });
+    }
+    await expectHealthy();
   });
 });

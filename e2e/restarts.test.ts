@@ -66,7 +66,9 @@ describeWith({ envoy: true, linux: true }, 'restarts under load', () => {
   it('of the server cost no request; rotation goes on once it is back', async () => {
     const sandbox = await testSandbox();
     const mesh = await startMesh(sandbox, {
-      server: { authority: { caTtl: '5m', x509SvidTtl: '15s', agentTtl: '15s' } },
+      server: { authority: { caTtl: '5m', x509SvidTtl: '12s', agentTtl: '12s' } },
+      // Early, so that there is time left to be without a server.
+      agent: { svid: { firstWindow: [0.3, 0.4], renewWindow: [0.3, 0.4] } },
       oneRequestPerConnection: true,
     });
     const load = await underLoad(sandbox, mesh);

@@ -34,7 +34,7 @@ describeWith({ envoy: true, linux: true }, 'secrets', () => {
     const sandbox = await testSandbox();
     const log = { level: 'trace' };
     const mesh = await startMesh(sandbox, {
-      server: { log, authority: { caTtl: '90s', x509SvidTtl: '10s', agentTtl: '10s' } },
+      server: { log, authority: { caTtl: '60s', x509SvidTtl: '6s', agentTtl: '6s' } },
       agent: { log },
     });
     const { server, agent } = mesh;

@@ -12,7 +12,7 @@ interface CertificateDetails {
     readonly serial_number: string;
     readonly subject_alt_names: readonly { readonly uri?: string }[];
   }[];
-  readonly ca_cert: readonly { readonly serial_number: string }[];
+  readonly ca_cert: readonly { readonly serial_number: string; readonly expiration_time: string }[];
 }
 
 /** A real Envoy in a sandbox: one worker, admin on a Unix socket, no hot restart and so nothing shared with others. */
@@ -127,10 +127,10 @@ export class EnvoyProcess {
     );
   }
 
-  /** Serial numbers of the roots it trusts. */
-  async trustedRoots(): Promise<ReadonlySet<string>> {
-    const certificates = await this.#certificates();
-    return new Set(certificates.flatMap(({ ca_cert }) => ca_cert.map((root) => root.serial_number)));
+  /** The roots it trusts: serial number, and when each expires (Unix ms). */
+  async trustedRoots(): Promise<ReadonlyMap<string, number>> {
+    const roots = (await this.#certificates()).flatMap(({ ca_cert }) => ca_cert);
+    return new Map(roots.map((root) => [root.serial_number, Date.parse(root.expiration_time)]));
   }
 
   /** A context with a SPIFFE bundle is listed once for its certificate and once for each root. */
