@@ -1,4 +1,4 @@
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { hashJoinToken, joinTokenAgentPath } from '../plugins/node-attestor/join-token.ts';
 import { SpiffeId } from '../spiffe/spiffe-id.ts';
 import {
@@ -21,7 +21,11 @@ export function tokenCommand(): Command {
       'signet token create --ttl 10m > /run/signet/token',
     ),
   )
-    .option('--ttl <duration>', 'how long the token may be redeemed', seconds, 600)
+    .addOption(
+      new Option('--ttl <duration>', 'how long the token may be redeemed')
+        .argParser(seconds)
+        .default(600, '10m'),
+    )
     .option(
       '--spiffe-id <id>',
       'also give the agent this ID as an alias, to use as parent of entries',
