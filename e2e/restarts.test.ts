@@ -63,6 +63,30 @@ describeWith({ envoy: true, linux: true }, 'restarts under load', () => {
     for (const envoy of all) expect(await envoy.stat('sds.ALL.update_rejected')).toBe(0);
   });
 
+  it('of the agent while there is no server cost no request; all comes back with the server', async () => {
+    const sandbox = await testSandbox();
+    const mesh = await startMesh(sandbox, { oneRequestPerConnection: true });
+    const load = await underLoad(sandbox, mesh);
+    const { all } = mesh.sidecars;
+    const serials = await Promise.all(all.map(serialOf));
+    await mesh.server.stop();
+    await mesh.agent.stop();
+    await mesh.agent.launch();
+    await mesh.agent.process.waitForLine(/identity read from disk/);
+    for (const envoy of all) {
+      const isBack = async () => (await envoy.stat('sds.ALL.control_plane.connected_state')) === 1;
+      await envoy.until('its stream', isBack);
+    }
+    await load.waitForMore(25);
+    // The agent has nothing for them, and says nothing: what they hold stays in use.
+    expect(await Promise.all(all.map(serialOf))).toEqual(serials);
+    await mesh.server.start();
+    await waitForOthers(all, serials);
+    await load.waitForMore(25);
+    await load.stop();
+    expect(load.failures).toEqual([]);
+  });
+
   it('of the server cost no request; rotation goes on once it is back', async () => {
     const sandbox = await testSandbox();
     const mesh = await startMesh(sandbox, {
@@ -73,13 +97,14 @@ describeWith({ envoy: true, linux: true }, 'restarts under load', () => {
     });
     const load = await underLoad(sandbox, mesh);
     const { agent, server, sidecars } = mesh;
+    const logged = (text: string) => agent.process.lines.filter((line) => line.includes(text)).length;
     for (const [times, signal] of (['SIGTERM', 'SIGKILL'] as const).entries()) {
       await server.stop({ signal });
-      const failed = () => agent.process.lines.filter((line) => line.includes('sync with the server failed'));
-      await agent.process.until('the agent noticing', () => failed().length > times);
+      await agent.process.until('the outage', () => logged('sync with the server failed') > times);
       await load.waitForMore(25);
       const serials = await Promise.all(sidecars.all.map(serialOf));
       await server.start();
+      await agent.process.until('its end', () => logged('sync with the server works again') > times);
       await waitForOthers(sidecars.all, serials);
     }
     await load.waitForMore(25);
