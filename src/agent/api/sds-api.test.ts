@@ -2,13 +2,14 @@ import { EventEmitter } from 'node:events';
 import { type ClientHttp2Session, type ClientHttp2Stream, connect as connectHttp2 } from 'node:http2';
 import { createConnection } from 'node:net';
 import { status } from '@grpc/grpc-js';
-import { beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest';
+import { beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { Secret } from '../../gen/envoy/extensions/transport_sockets/tls/v3/secret.ts';
 import { type DiscoveryRequest, DiscoveryResponse } from '../../gen/envoy/service/discovery/v3/discovery.ts';
 import { SecretDiscoveryServiceClient } from '../../gen/envoy/service/secret/v3/sds.ts';
 import { AppError } from '../../runtime/error.ts';
 import { createLogger } from '../../runtime/log.ts';
 import { discoveryRequest, envoyNode } from '../../testing/envoy-node.ts';
+import { eventually } from '../../testing/eventually.ts';
 import { Received } from '../../testing/received.ts';
 import { testEntry } from '../../testing/registration-entry.ts';
 import { bundleOf, TestTrustDomain } from '../../testing/trust-domain.ts';
@@ -299,7 +300,7 @@ describe('a stream of secrets', () => {
     expect(view.followers).toBe(1);
     call.end();
     expect(await received.ended).toBeUndefined();
-    await vi.waitFor(() => expect(view.followers).toBe(0));
+    await eventually(() => expect(view.followers).toBe(0));
     release();
   });
 
@@ -310,7 +311,7 @@ describe('a stream of secrets', () => {
     await next();
     const { view, release } = cache.watch([{ type: 'unix', value: 'uid:1000' }]);
     call.cancel();
-    await vi.waitFor(() => expect(view.followers).toBe(0));
+    await eventually(() => expect(view.followers).toBe(0));
     release();
   });
 });
@@ -389,14 +390,14 @@ describe('the budget of a user', () => {
     const unknown = other.stream([...Array(1_000).keys()].map((i) => `never-${i}`).concat('ROOTCA'));
     await unknown.next();
     first.call.cancel();
-    const second = await vi.waitFor(async () => {
+    const second = await eventually(async () => {
       const stream = other.stream([...Array(40).keys()].map(long).concat('ROOTCA'));
       await stream.next();
       return stream;
     });
     expect(budget.users).toBe(1);
     for (const { call } of [unknown, second]) call.cancel();
-    await vi.waitFor(() => expect(budget.users).toBe(0));
+    await eventually(() => expect(budget.users).toBe(0));
   });
 
   test('bounds the streams, and all that ended are given back, however they ended', async () => {
@@ -408,7 +409,7 @@ describe('the budget of a user', () => {
     facts.refusal = undefined;
     await expect(proxy.fetch(['nonsense'])).rejects.toMatchObject({ code: status.NOT_FOUND });
     await proxy.stream(['a', 'b', 'c']).received.ended;
-    await vi.waitFor(() => expect(budget.users).toBe(0));
+    await eventually(() => expect(budget.users).toBe(0));
     const open = [1, 2, 3].map(() => proxy.stream(['ROOTCA']));
     await Promise.all(open.map(({ next }) => next()));
     expect(await connect().stream(['ROOTCA']).received.ended).toMatchObject({
@@ -419,7 +420,7 @@ describe('the budget of a user', () => {
     ended?.call.end();
     cancelled?.call.cancel();
     left?.ask({ names: ['x'.repeat(5_000)] });
-    await vi.waitFor(() => expect(budget.users).toBe(0));
+    await eventually(() => expect(budget.users).toBe(0));
   });
 });
 

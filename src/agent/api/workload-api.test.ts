@@ -1,11 +1,12 @@
 import { createPrivateKey, createPublicKey } from 'node:crypto';
 import { type CallOptions, Metadata, status } from '@grpc/grpc-js';
-import { beforeAll, describe, expect, test, vi } from 'vitest';
+import { beforeAll, describe, expect, test } from 'vitest';
 import {
   SpiffeWorkloadAPIClient,
   type X509BundlesResponse,
   type X509SVIDResponse,
 } from '../../gen/workloadapi.ts';
+import { eventually } from '../../testing/eventually.ts';
 import { Received } from '../../testing/received.ts';
 import { testEntry } from '../../testing/registration-entry.ts';
 import { bundleOf, TestTrustDomain } from '../../testing/trust-domain.ts';
@@ -135,7 +136,7 @@ describe('FetchX509SVID', () => {
     cache.setBundle(domain.bundle());
     cache.setEntries([web]);
     const received = fetchSvids();
-    await vi.waitFor(() => expect(cache.demand.version).toBe(1));
+    await eventually(() => expect(cache.demand.version).toBe(1));
     cache.putSvids([webSvid]);
     expect(idsOf(await received.next())).toEqual(['spiffe://example.org/web']);
   });
@@ -247,7 +248,7 @@ describe('FetchX509SVID', () => {
     const { view, release } = cache.watch([{ type: 'unix', value: 'uid:1000' }]);
     expect(view.followers).toBeGreaterThan(0);
     call.cancel();
-    await vi.waitFor(() => expect(view.followers).toBe(0));
+    await eventually(() => expect(view.followers).toBe(0));
     release();
   });
 });

@@ -15,11 +15,12 @@ import {
 } from 'node:fs';
 import { basename, join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { describe, expect, it, onTestFinished, vi } from 'vitest';
+import { describe, expect, it, onTestFinished } from 'vitest';
 import type { PeerProcess } from '../../plugin-api/workload-attestor.ts';
 import { silentLogger } from '../../runtime/log.ts';
 import { systemClock } from '../../runtime/time.ts';
 import { selectorText } from '../../spiffe/selector.ts';
+import { eventually } from '../../testing/eventually.ts';
 import { tempDir } from '../../testing/temp-dir.ts';
 import { UnixWorkloadAttestor } from './unix.ts';
 import { type UnixConfig, unixConfig } from './unix-config.ts';
@@ -108,7 +109,7 @@ describe('selectors of a process', () => {
   it.runIf(isRoot)('have each supplementary group, by id and by name (needs root)', async () => {
     const args = [`--reuid=${nobody}`, `--regid=${nobody}`, '--groups=4,4242425,0', sleep, '60'];
     const peer = { ...start('setpriv', args), uid: nobody, gid: nobody };
-    await vi.waitFor(async () => expect((await attest(peer))[0]).toBe('unix:uid:65534'));
+    await eventually(async () => expect((await attest(peer))[0]).toBe('unix:uid:65534'));
     const groups = withPrefix(await attest(peer), 'unix:supplementary');
     expect(groups.sort()).toEqual([
       'unix:supplementary_gid:0',
@@ -186,7 +187,7 @@ describe('a program in a mount namespace of its own', () => {
   const startUnshared = async (command: string, path: string, ids: { uid?: number; gid?: number } = {}) => {
     const peer = start('unshare', ['-Urm', 'sh', '-c', command], ids);
     const { ino } = statSync(path);
-    await vi.waitFor(() => expect(statSync(`/proc/${peer.pid}/exe`).ino).toBe(ino));
+    await eventually(() => expect(statSync(`/proc/${peer.pid}/exe`).ino).toBe(ino));
     return peer;
   };
 
@@ -244,7 +245,7 @@ describe('a caller is refused', () => {
     const parent = start('sh', ['-c', `${sleep} 0 & echo $!; exec ${sleep} 60`]);
     const [line] = (await once(createInterface({ input: parent.child.stdout! }), 'line')) as [string];
     const pid = Number(line);
-    await vi.waitFor(() => expect(readFileSync(`/proc/${pid}/stat`, 'utf8')).toMatch(/\) Z /));
+    await eventually(() => expect(readFileSync(`/proc/${pid}/stat`, 'utf8')).toMatch(/\) Z /));
     const peer = { pid, uid: ownUid, gid: ownGid, isAlive: () => true };
     await expect(attest(peer)).rejects.toMatchObject(refusal('PROCESS_UNREADABLE'));
     await expect(makeAttestor().programFingerprint(peer)).rejects.toMatchObject(
@@ -316,7 +317,7 @@ describe('exec()', () => {
     const before = await attestor.programFingerprint(peer);
     expect(await attestor.programFingerprint(peer)).toBe(before);
     peer.child.stdin!.write('\n');
-    await vi.waitFor(async () => expect(await attestor.programFingerprint(peer)).not.toBe(before));
+    await eventually(async () => expect(await attestor.programFingerprint(peer)).not.toBe(before));
     expect(withPrefix(await attest(peer), 'unix:path:')).toEqual([`unix:path:${sleep}`]);
   });
 
@@ -328,7 +329,7 @@ describe('exec()', () => {
     const peer = start(path, thenSleep);
     const attestation = attest(peer);
     const isOpen = () => readdirSync('/proc/self/fd').some((fd) => linkOf(`/proc/self/fd/${fd}`) === path);
-    await vi.waitFor(() => expect(isOpen()).toBe(true), { interval: 1 });
+    await eventually(() => expect(isOpen()).toBe(true));
     peer.child.stdin!.write('\n');
     await expect(attestation).rejects.toMatchObject(refusal('PROGRAM_CHANGED'));
   });
