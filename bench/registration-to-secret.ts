@@ -6,7 +6,7 @@
 import { Client, credentials } from '@grpc/grpc-js';
 import { Sandbox } from '../e2e/support/sandbox.ts';
 import { SignetAgent, SignetServer } from '../e2e/support/signet.ts';
-import { ServerClient } from '../src/clients/server-client.ts';
+import { AdminClient } from '../src/clients/admin/admin-client.ts';
 import { DiscoveryRequest, DiscoveryResponse } from '../src/gen/envoy/service/discovery/v3/discovery.ts';
 import { unixChannel } from '../src/rpc/grpc-client.ts';
 import { newEntry } from '../src/spiffe/registration-entry.ts';
@@ -45,7 +45,7 @@ try {
   const server = await SignetServer.start(sandbox);
   // The default interval, where the tests use a shorter one.
   const agent = await SignetAgent.join(sandbox, { server, config: { syncInterval: '5s' } });
-  const admin = new ServerClient(unixChannel(server.adminSocket));
+  const admin = new AdminClient(unixChannel(server.adminSocket));
   const envoy = new Client(`unix:${agent.socket}`, credentials.createInsecure());
   const selectors = [{ type: 'unix', value: `uid:${process.getuid?.() ?? 0}` }];
   // All wait at the same time, and the entries are created one by one over several intervals.
@@ -55,7 +55,7 @@ try {
     const arrived = waitFor(envoy, name);
     await new Promise((resolve) => setTimeout(resolve, 50 + Math.random() * 300));
     const createdAt = performance.now();
-    await admin.createEntries(
+    await admin.entries.create(
       [newEntry({ spiffeId: SpiffeId.parse(name), parentId: SpiffeId.parse(agent.alias), selectors })],
       { signal: AbortSignal.timeout(10_000) },
     );

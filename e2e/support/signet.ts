@@ -2,7 +2,7 @@ import { execFile } from 'node:child_process';
 import { chmod, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
-import { ServerClient } from '../../src/clients/server-client.ts';
+import { AdminClient } from '../../src/clients/admin/admin-client.ts';
 import { HealthService, State } from '../../src/gen/signet/health/v1/health.ts';
 import { callUnary, unixChannel } from '../../src/rpc/grpc-client.ts';
 import { buildCsr } from '../../src/x509/csr.ts';
@@ -189,7 +189,7 @@ export class SignetServer extends Role {
     const channel = unixChannel(this.adminSocket);
     try {
       const signal = AbortSignal.timeout(5_000);
-      const chain = await new ServerClient(channel).mintX509Svid({ csr, ttlSeconds, signal });
+      const chain = await new AdminClient(channel).svids.mintX509({ csr, ttlSeconds, signal });
       const cert = chain.map((certificate) => certificate.toPem()).join('');
       return { cert, key: key.export({ type: 'pkcs8', format: 'pem' }).toString() };
     } finally {

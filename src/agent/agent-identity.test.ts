@@ -99,7 +99,7 @@ const hasProblem = ({ identity }: RunningAgent) =>
 
 /** Makes a token, and an attestor with it. */
 async function invitation(server: TestServer): Promise<AgentNodeAttestor> {
-  const { value } = await server.admin.createJoinToken({ ttlSeconds: 600, signal: noAbort });
+  const { value } = await server.admin.agents.createJoinToken({ ttlSeconds: 600, signal: noAbort });
   return new JoinTokenAgentAttestor({ token: value });
 }
 
@@ -123,7 +123,7 @@ describe('the first attestation', () => {
     expect((await server.store.agents.list()).map(({ id, serial }) => [String(id), serial])).toEqual([
       [svid.id.toString(), svid.leaf.serialDecimal],
     ]);
-    expect(bundle.equals(await server.admin.getBundle({ signal: noAbort }))).toBe(true);
+    expect(bundle.equals(await server.admin.bundles.getOwn({ signal: noAbort }))).toBe(true);
     expect(agent.identity.problem).toBeUndefined();
   });
 
@@ -581,7 +581,7 @@ describe('an identity that has expired', () => {
     const server = await TestServer.start({ clock });
     const { address } = server;
     const bundleFile = join(tempDir(), 'bundle.pem');
-    writeFileSync(bundleFile, (await server.admin.getBundle({ signal: noAbort })).toPem());
+    writeFileSync(bundleFile, (await server.admin.bundles.getOwn({ signal: noAbort })).toPem());
     const trust = { trustBundle: { file: bundleFile }, insecureBootstrap: false };
     const first = await startAttested({ clock, address, trust, attestor: await invitation(server) });
     await first.stop();

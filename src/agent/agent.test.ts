@@ -32,7 +32,7 @@ async function start(
   const gate = await TcpGate.before(server.address);
   const dir = tempDir();
   const bundleFile = join(dir, 'bundle.pem');
-  writeFileSync(bundleFile, (await server.admin.getBundle({ signal: noAbort })).toPem());
+  writeFileSync(bundleFile, (await server.admin.bundles.getOwn({ signal: noAbort })).toPem());
   const config = parseConfig(
     {
       trustDomain: trustDomain.name,
@@ -46,7 +46,7 @@ async function start(
     agentConfigSchema,
     'test',
   );
-  const { value } = await server.admin.createJoinToken({ ttlSeconds: 600, signal: noAbort });
+  const { value } = await server.admin.agents.createJoinToken({ ttlSeconds: 600, signal: noAbort });
   const common = { clock, log: silentLogger };
   const unix = new UnixWorkloadAttestor(common, { hashExecutable: false, maxExecutableBytes: 0 });
   const parts: AgentParts = {
@@ -92,8 +92,8 @@ describe('an agent', () => {
   it('gives a workload of this host its identity, and takes it away', async () => {
     const { config, server, clock, health } = await start();
     await healthy(health, isOk);
-    const [agent] = await server.admin.listAgents({ signal: noAbort });
-    const [created] = await server.admin.createEntries(
+    const [agent] = await server.admin.agents.list({ signal: noAbort });
+    const [created] = await server.admin.entries.create(
       [
         {
           ...testEntry({ id: '', spiffeId: 'spiffe://example.org/me', selectors: [`unix:uid:${uid}`] }),
@@ -111,7 +111,7 @@ describe('an agent', () => {
     await healthy(health, ({ check }) => check.get('identities')?.message.includes('1 with') === true);
     const { svids } = await client.fetchX509Svids({ signal: noAbort });
     expect(svids.map(({ svid }) => svid.id.toString())).toEqual(['spiffe://example.org/me']);
-    await server.admin.deleteEntries([created!.entry.id], { signal: noAbort });
+    await server.admin.entries.delete([created!.entry.id], { signal: noAbort });
     await clock.advance(config.syncInterval);
     await healthy(health, ({ check }) => check.get('identities')?.message.startsWith('0 ') === true);
     await expect(client.fetchX509Svids({ signal: noAbort })).rejects.toMatchObject({
@@ -131,7 +131,7 @@ describe('the health report of an agent', () => {
       'identities',
       'caller identification',
     ]);
-    const [agent] = await server.admin.listAgents({ signal: noAbort });
+    const [agent] = await server.admin.agents.list({ signal: noAbort });
     expect(report.check.get('identity')?.message).toContain(agent!.id.toString());
     expect(report.checks.map(({ nextStep }) => nextStep)).toEqual(['', '', '', '']);
   });

@@ -18,7 +18,7 @@ export function bundleCommand(): Command {
         .default('pem'),
     )
     .action(async (options: ServerOptions & { format: string }) => {
-      const bundle = await withServer(options, (client, signal) => client.getBundle({ signal }));
+      const bundle = await withServer(options, (client, signal) => client.bundles.getOwn({ signal }));
       if (options.output !== 'table') {
         return printRecord(
           {

@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs';
 import { Command, InvalidArgumentError, Option } from 'commander';
-import { ServerClient } from '../clients/server-client.ts';
+import { AdminClient } from '../clients/admin/admin-client.ts';
 import { unixChannel } from '../rpc/grpc-client.ts';
 import { findDurationMs } from '../runtime/config-file.ts';
 import { AppError, errorText } from '../runtime/error.ts';
@@ -79,7 +79,7 @@ export interface ServerOptions {
 /** Runs `work` with a client on the server's admin socket; says what to do when nobody is there. */
 export async function withServer<T>(
   options: { readonly socket: string; readonly server?: string },
-  work: (client: ServerClient, signal: AbortSignal) => Promise<T>,
+  work: (client: AdminClient, signal: AbortSignal) => Promise<T>,
 ): Promise<T> {
   const signal = interruption();
   const workloadSocket = defaultWorkloadSocket;
@@ -92,7 +92,7 @@ export async function withServer<T>(
   );
   const channel = unixChannel(options.socket);
   try {
-    return await work(new ServerClient(channel), signal);
+    return await work(new AdminClient(channel), signal);
   } finally {
     channel.close();
   }

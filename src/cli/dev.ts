@@ -5,7 +5,7 @@ import { delimiter, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Command } from 'commander';
 import { agentConfigSchema } from '../agent/config.ts';
-import { ServerClient } from '../clients/server-client.ts';
+import { AdminClient } from '../clients/admin/admin-client.ts';
 import { unixChannel } from '../rpc/grpc-client.ts';
 import { parseConfig } from '../runtime/config-file.ts';
 import { createLogger, type Logger } from '../runtime/log.ts';
@@ -79,14 +79,14 @@ async function joinAgent(
   run: { readonly signal: AbortSignal; readonly log: Logger },
 ): Promise<void> {
   const channel = unixChannel(at.adminSocket);
-  const client = new ServerClient(channel);
+  const client = new AdminClient(channel);
   const bundleFile = join(dir, 'bundle.pem');
   const tokenFile = join(dir, 'join-token');
   try {
-    await writePrivateFile(bundleFile, (await client.getBundle({ signal: run.signal })).toPem(), 0o644);
+    await writePrivateFile(bundleFile, (await client.bundles.getOwn({ signal: run.signal })).toPem(), 0o644);
     await writePrivateFile(
       tokenFile,
-      (await client.createJoinToken({ ttlSeconds: 60, signal: run.signal })).value,
+      (await client.agents.createJoinToken({ ttlSeconds: 60, signal: run.signal })).value,
     );
   } finally {
     channel.close();

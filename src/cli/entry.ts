@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import type { Command } from 'commander';
-import type { ServerClient } from '../clients/server-client.ts';
+import type { AdminClient } from '../clients/admin/admin-client.ts';
 import { AppError } from '../runtime/error.ts';
 import { type NewEntry, newEntry, type RegistrationEntry } from '../spiffe/registration-entry.ts';
 import { parseSelector, type Selector } from '../spiffe/selector.ts';
@@ -70,7 +70,7 @@ function createCommand(): Command {
           ? [await fromOptions(options, client, signal)]
           : await entriesFrom(options.data);
       for (const entry of wanted) warnOfOpenSelectors(entry.selectors);
-      const created = await client.createEntries(wanted, { signal });
+      const created = await client.entries.create(wanted, { signal });
       for (const { entry, existed } of created) {
         if (existed)
           remark(`signet: entry ${entry.id} with this parent, ID and selectors exists already; unchanged`);
@@ -93,8 +93,8 @@ function updateCommand(): Command {
   ).requiredOption('--id <id>', 'the entry to change');
   return entryOptions(update, { withId: false }).action(async (options: EntryOptions & { id: string }) =>
     withServer(options, async (client, signal) => {
-      const current = await client.getEntry(options.id, { signal });
-      const updated = await client.updateEntry({ ...current, ...changesOf(options, current) }, { signal });
+      const current = await client.entries.get(options.id, { signal });
+      const updated = await client.entries.update({ ...current, ...changesOf(options, current) }, { signal });
       warnOfOpenSelectors(updated.selectors);
       show([updated], options);
     }),
@@ -110,7 +110,7 @@ function deleteCommand(): Command {
     ),
   ).action(async (ids: string[], options: ServerOptions) =>
     withServer(options, async (client, signal) => {
-      await client.deleteEntries(ids, { signal });
+      await client.entries.delete(ids, { signal });
       if (options.output !== 'table')
         printRows(
           ids.map((id) => ({ id })),
@@ -126,7 +126,7 @@ function showCommand(): Command {
   return withServerOptions(
     command('show <id>', 'show one entry', 'signet entry show 0b5a1c7e-… -o json'),
   ).action(async (id: string, options: ServerOptions) =>
-    withServer(options, async (client, signal) => show([await client.getEntry(id, { signal })], options)),
+    withServer(options, async (client, signal) => show([await client.entries.get(id, { signal })], options)),
   );
 }
 
@@ -136,7 +136,7 @@ function listCommand(): Command {
     .option('--parent <id>', 'only entries below this parent', parsedBy(SpiffeId.parse))
     .action(async (options: ServerOptions & { spiffeId?: SpiffeId; parent?: SpiffeId }) =>
       withServer(options, async (client, signal) => {
-        const entries = await client.listEntries({
+        const entries = await client.entries.list({
           ...(options.spiffeId === undefined ? {} : { spiffeId: options.spiffeId }),
           ...(options.parent === undefined ? {} : { parentId: options.parent }),
           signal,
@@ -178,7 +178,7 @@ function entryOptions(target: Command, { withId = true } = {}): Command {
 
 async function fromOptions(
   options: EntryOptions,
-  client: ServerClient,
+  client: AdminClient,
   signal: AbortSignal,
 ): Promise<NewEntry> {
   const { spiffeId } = options;
@@ -192,11 +192,11 @@ async function fromOptions(
 
 async function parentFrom(
   options: EntryOptions,
-  client: ServerClient,
+  client: AdminClient,
   signal: AbortSignal,
 ): Promise<SpiffeId> {
   if (options.parent !== undefined) return options.parent;
-  const agents = await client.listAgents({ signal });
+  const agents = await client.agents.list({ signal });
   const [only] = agents;
   if (only !== undefined && agents.length === 1) return only.id;
   const found = agents.length === 0 ? 'no agent has joined yet' : `${agents.length} agents have joined`;

@@ -1,4 +1,4 @@
-import { ServerClient } from '../clients/server-client.ts';
+import { AdminClient } from '../clients/admin/admin-client.ts';
 import { verifyServerChain } from '../clients/server-verification.ts';
 import { WorkloadClient, type WorkloadX509Svid } from '../clients/workload-client.ts';
 import { type ClientChannel, tlsChannel } from '../rpc/grpc-client.ts';
@@ -12,12 +12,12 @@ import { systemClock } from '../runtime/time.ts';
 export async function withRemoteServer<T>(
   address: string,
   options: { readonly workloadSocket: string; readonly signal: AbortSignal },
-  work: (client: ServerClient, signal: AbortSignal) => Promise<T>,
+  work: (client: AdminClient, signal: AbortSignal) => Promise<T>,
 ): Promise<T> {
   const own = await ownSvid(options);
   const channel = channelAs(own, address);
   try {
-    return await work(new ServerClient(channel), options.signal);
+    return await work(new AdminClient(channel), options.signal);
   } catch (error) {
     if (!isAppError(error, 'permission-denied')) throw error;
     throw new AppError(

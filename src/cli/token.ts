@@ -33,13 +33,13 @@ export function tokenCommand(): Command {
     )
     .action(async (options: ServerOptions & { ttl: number; spiffeId?: SpiffeId }) => {
       await withServer(options, async (client, signal) => {
-        const token = await client.createJoinToken({
+        const token = await client.agents.createJoinToken({
           ttlSeconds: options.ttl,
           agentId: options.spiffeId,
           signal,
         });
         if (options.output === 'table') return print(token.value);
-        const { trustDomain } = await client.getBundle({ signal });
+        const { trustDomain } = await client.bundles.getOwn({ signal });
         printRecord(
           {
             token: token.value,

@@ -5,17 +5,15 @@ import {
   type AttestAgentResponse,
 } from '../gen/spire/api/server/agent/v1/agent.ts';
 import { BundleService } from '../gen/spire/api/server/bundle/v1/bundle.ts';
-import { EntryService } from '../gen/spire/api/server/entry/v1/entry.ts';
 import { SVIDService } from '../gen/spire/api/server/svid/v1/svid.ts';
 import type { Bundle as WireBundle } from '../gen/spire/api/types/bundle.ts';
 import { bidi, type GrpcService, serviceOf, unary } from '../rpc/handlers.ts';
-import { entryToWire, spiffeIdToWire } from '../rpc/messages.ts';
+import { spiffeIdToWire } from '../rpc/messages.ts';
 import { itemStatus } from '../rpc/status.ts';
 import { AppError } from '../runtime/error.ts';
 import { SpiffeId } from '../spiffe/spiffe-id.ts';
 import { TestIdentity } from '../testing/certificates.ts';
 import { channelTo, startListener } from '../testing/grpc-listener.ts';
-import { testEntry } from '../testing/registration-entry.ts';
 import { ServerClient } from './server-client.ts';
 
 const agentId = SpiffeId.parse('spiffe://example.org/spire/agent/x');
@@ -150,17 +148,12 @@ describe('signing', () => {
     await expect(client.batchNewX509Svid(requests, { signal })).rejects.toMatchObject({ code: 'internal' });
   });
 
-  it('renews and mints', async () => {
+  it('renews', async () => {
     const client = await clientOf(
       serviceOf(AgentService, { renewAgent: unary(async () => ({ svid: wireSvid() })) }),
-      serviceOf(SVIDService, { mintX509Svid: unary(async () => ({ svid: wireSvid() })) }),
     );
-    for (const chain of [
-      await client.renewAgent({ csr, signal }),
-      await client.mintX509Svid({ csr, ttlSeconds: 60, signal }),
-    ]) {
-      expect(chain).toMatchObject([{ fingerprint: leaf.certificate.fingerprint }]);
-    }
+    const chain = await client.renewAgent({ csr, signal });
+    expect(chain).toMatchObject([{ fingerprint: leaf.certificate.fingerprint }]);
   });
 });
 
@@ -189,108 +182,5 @@ describe('the bundle', () => {
   it('that makes no sense is the fault of the server', async () => {
     const client = await bundleServer({ trustDomain: 'Not A Domain' });
     await expect(client.getBundle({ signal })).rejects.toMatchObject({ code: 'internal' });
-  });
-});
-
-describe('the registry', () => {
-  it('creates in batches, and tells what existed', async () => {
-    const batches: number[] = [];
-    const client = await clientOf(
-      serviceOf(EntryService, {
-        batchCreateEntry: unary(async ({ entries }) => {
-          batches.push(entries.length);
-          const results = entries.map((entry) => {
-            const exists = entry.id === 'e-1';
-            const status = itemStatus(
-              exists ? new AppError('already-exists', 'similar entry already exists') : undefined,
-            );
-            return { status, entry };
-          });
-          return { results };
-        }),
-      }),
-    );
-    const wanted = Array.from({ length: 501 }, (_, i) => testEntry({ id: `e-${i}` }));
-    const created = await client.createEntries(wanted, { signal });
-    expect(batches).toEqual([500, 1]);
-    expect(created.filter(({ existed }) => existed).map(({ entry }) => entry.id)).toEqual(['e-1']);
-    expect(created).toHaveLength(501);
-  });
-
-  it('throws the first refusal of a batch', async () => {
-    const client = await clientOf(
-      serviceOf(EntryService, {
-        batchCreateEntry: unary(async ({ entries }) => ({
-          results: entries.map(() => ({
-            status: itemStatus(new AppError('invalid-argument', 'bad DNS name')),
-            entry: undefined,
-          })),
-        })),
-      }),
-    );
-    await expect(client.createEntries([testEntry()], { signal })).rejects.toMatchObject({
-      code: 'invalid-argument',
-      message: 'bad DNS name',
-    });
-  });
-
-  it('lists page by page, with its filter on each', async () => {
-    const pages: { token: string; filter: unknown }[] = [];
-    const all = ['a', 'b', 'c'].map((id) => testEntry({ id }));
-    const client = await clientOf(
-      serviceOf(EntryService, {
-        listEntries: unary(async ({ pageToken, filter }) => {
-          pages.push({ token: pageToken, filter: filter?.byParentId });
-          const at = all.findIndex(({ id }) => id > pageToken);
-          return {
-            entries: all.slice(at, at + 1).map(entryToWire),
-            nextPageToken: all[at + 1] ? all[at]!.id : '',
-          };
-        }),
-      }),
-    );
-    const entries = await client.listEntries({ parentId: agentId, signal });
-    expect(entries.map(({ id }) => id)).toEqual(['a', 'b', 'c']);
-    expect(pages).toEqual(['', 'a', 'b'].map((token) => ({ token, filter: spiffeIdToWire(agentId) })));
-  });
-
-  it('updates, and names what could not be deleted', async () => {
-    const client = await clientOf(
-      serviceOf(EntryService, {
-        batchUpdateEntry: unary(async ({ entries: [entry] }) => ({
-          results: [{ status: itemStatus(), entry }],
-        })),
-        batchDeleteEntry: unary(async ({ ids }) => ({
-          results: ids.map((id) => ({
-            id,
-            status: itemStatus(id === 'gone' ? new AppError('not-found', 'entry not found') : undefined),
-          })),
-        })),
-      }),
-    );
-    expect(await client.updateEntry(testEntry({ hint: 'new' }), { signal })).toMatchObject({ hint: 'new' });
-    await client.deleteEntries(['a'], { signal });
-    await expect(client.deleteEntries(['a', 'gone'], { signal })).rejects.toMatchObject({
-      code: 'not-found',
-      message: expect.stringContaining('"gone"'),
-    });
-  });
-
-  it('creates join tokens', async () => {
-    const asked: unknown[] = [];
-    const client = await clientOf(
-      serviceOf(AgentService, {
-        createJoinToken: unary(async (request) => {
-          asked.push(request);
-          return { value: 'secret', expiresAt: 1_800_000_000n };
-        }),
-      }),
-    );
-    const alias = SpiffeId.parse('spiffe://example.org/node');
-    expect(await client.createJoinToken({ ttlSeconds: 600, agentId: alias, signal })).toEqual({
-      value: 'secret',
-      expiresAt: 1_800_000_000,
-    });
-    expect(asked).toEqual([{ ttl: 600, token: '', agentId: { trustDomain: 'example.org', path: '/node' } }]);
   });
 });

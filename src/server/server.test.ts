@@ -29,11 +29,11 @@ describe('a server', () => {
 
   it('replaces its root while it runs', async () => {
     const server = await TestServer.start();
-    const [first] = (await server.admin.getBundle(call)).certificates();
+    const [first] = (await server.admin.bundles.getOwn(call)).certificates();
     server.clock.stepWallClock(12 * hourMs);
     await server.clock.advance(10_000);
-    await expect.poll(async () => (await server.admin.getBundle(call)).certificates().length).toBe(2);
-    const [old, next] = (await server.admin.getBundle(call)).certificates();
+    await expect.poll(async () => (await server.admin.bundles.getOwn(call)).certificates().length).toBe(2);
+    const [old, next] = (await server.admin.bundles.getOwn(call)).certificates();
     expect(old?.fingerprint).toBe(first?.fingerprint);
     server.clock.stepWallClock(8 * hourMs);
     await server.clock.advance(10_000);

@@ -2,6 +2,7 @@ import type { KeyObject } from 'node:crypto';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { onTestFinished } from 'vitest';
+import { AdminClient } from '../clients/admin/admin-client.ts';
 import { ServerClient } from '../clients/server-client.ts';
 import type { DataStore } from '../plugin-api/data-store.ts';
 import type { ServerNodeAttestor } from '../plugin-api/node-attestor.ts';
@@ -58,7 +59,7 @@ export class TestServer {
   readonly store: DataStore;
   readonly dataDir: string;
   /** As an administrator at the socket. */
-  readonly admin: ServerClient;
+  readonly admin: AdminClient;
   readonly adminChannel: ClientChannel;
   readonly #addresses: ServerAddresses;
 
@@ -73,7 +74,7 @@ export class TestServer {
     this.dataDir = parts.dataDir;
     this.#addresses = parts.addresses;
     this.adminChannel = closedAtEnd(unixChannel(parts.addresses.adminSocket));
-    this.admin = new ServerClient(this.adminChannel);
+    this.admin = new AdminClient(this.adminChannel);
   }
 
   static async start(
@@ -126,7 +127,7 @@ export class TestServer {
 
   /** A connection over TLS, as nobody or as the holder of a certificate; the server must prove itself. */
   async connect(holder?: TestHolder): Promise<ClientChannel> {
-    const bundle = await this.admin.getBundle({ signal: noAbort });
+    const bundle = await this.admin.bundles.getOwn({ signal: noAbort });
     const verifyServer = (chain: readonly Certificate[]) => {
       const nowMs = this.clock.now();
       const svid = verifyX509Svid({ chain, bundles: () => bundle, nowMs });
@@ -144,7 +145,7 @@ export class TestServer {
 
   /** Attests a new agent with a join token. */
   async join(options: { readonly alias?: SpiffeId } = {}): Promise<TestAgent> {
-    const { value } = await this.admin.createJoinToken({
+    const { value } = await this.admin.agents.createJoinToken({
       ttlSeconds: 600,
       agentId: options.alias,
       signal: noAbort,
@@ -168,7 +169,7 @@ export class TestServer {
   /** A certificate for any workload, as administrators mint it. */
   async mint(id: SpiffeId, ttlSeconds = 0): Promise<TestHolder> {
     const { key, signer, csr } = await newRequest([id.toString()]);
-    const chain = await this.admin.mintX509Svid({ csr, ttlSeconds, signal: noAbort });
+    const chain = await this.admin.svids.mintX509({ csr, ttlSeconds, signal: noAbort });
     return { id, key, signer, chain };
   }
 

@@ -417,7 +417,7 @@ describe('ListAgents', () => {
     const server = await TestServer.start();
     const [first, second] = [await server.join(), await server.join()];
     server.ban(second.id);
-    const agents = await server.admin.listAgents(call);
+    const agents = await server.admin.agents.list(call);
     const byId = new Map(agents.map((agent) => [agent.id.toString(), agent]));
     expect(byId.size).toBe(2);
     expect(byId.get(first.id.toString())).toMatchObject({

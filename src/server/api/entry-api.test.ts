@@ -177,7 +177,7 @@ describe('ListEntries', () => {
     { pageSize: 1000, pages: [7] },
   ])('with pages of $pageSize gives each entry once', async ({ pageSize, pages }) => {
     const server = await TestServer.start();
-    await server.admin.createEntries(numbered(7), call);
+    await server.admin.entries.create(numbered(7), call);
     const sizes: number[] = [];
     const ids: string[] = [];
     let pageToken = '';
@@ -209,7 +209,7 @@ describe('ListEntries', () => {
   ])('finds entries by $name', async ({ filter, ids }) => {
     const server = await TestServer.start();
     const below = testEntry({ id: 'below', parentId: SpiffeId.parse('spiffe://example.org/node') });
-    await server.admin.createEntries([...numbered(3), below], call);
+    await server.admin.entries.create([...numbered(3), below], call);
     const found = await list(server.adminChannel, { filter: { ...noFilter, ...filter } });
     expect(found.entries.map((entry) => entry.id)).toEqual(ids);
   });
@@ -249,7 +249,7 @@ describe('what an agent may have', () => {
     const server = await TestServer.start();
     const agent = await server.join();
     const elsewhere = SpiffeId.parse('spiffe://example.org/spire/agent/elsewhere');
-    await server.admin.createEntries(
+    await server.admin.entries.create(
       [...numbered(2, { parentId: agent.id }), testEntry({ id: 'other', parentId: elsewhere })],
       call,
     );
@@ -264,7 +264,7 @@ describe('what an agent may have', () => {
   it('reaches it through the alias that its token was made with', async () => {
     const server = await TestServer.start();
     const alias = SpiffeId.parse('spiffe://example.org/node');
-    await server.admin.createEntries(numbered(1, { parentId: alias }), call);
+    await server.admin.entries.create(numbered(1, { parentId: alias }), call);
     const agent = await server.join({ alias });
     const entries = await agent.client.syncAuthorizedEntries([], call);
     expect(entries.map((entry) => entry.spiffeId.path).sort()).toEqual(['/e0000', '/node']);
@@ -273,13 +273,13 @@ describe('what an agent may have', () => {
   it.each([3, 501])('is kept up to date by one sync after the other, with %i entries', async (count) => {
     const server = await TestServer.start();
     const agent = await server.join();
-    await server.admin.createEntries(numbered(count, { parentId: agent.id }), call);
+    await server.admin.entries.create(numbered(count, { parentId: agent.id }), call);
     const first = await agent.client.syncAuthorizedEntries([], call);
     expect(first).toHaveLength(count);
     const changed = first.find((entry) => entry.id === 'e0001')!;
-    await server.admin.updateEntry({ ...changed, hint: 'new' }, call);
-    await server.admin.deleteEntries(['e0002'], call);
-    await server.admin.createEntries(
+    await server.admin.entries.update({ ...changed, hint: 'new' }, call);
+    await server.admin.entries.delete(['e0002'], call);
+    await server.admin.entries.create(
       numbered(1, { id: 'later', parentId: agent.id, selectors: ['unix:uid:7'] }),
       call,
     );

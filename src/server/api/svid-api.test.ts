@@ -41,7 +41,7 @@ function leafOf(svid: X509SVID | undefined): Certificate {
 async function serverWithAgent(fields: Parameters<typeof testEntry>[0] = {}) {
   const server = await TestServer.start();
   const agent = await server.join();
-  await server.admin.createEntries(
+  await server.admin.entries.create(
     [
       testEntry({ id: 'web', spiffeId: web, parentId: agent.id, ...fields }),
       testEntry({ id: 'other', spiffeId: 'spiffe://example.org/other', parentId: elsewhere }),
@@ -93,7 +93,7 @@ describe('BatchNewX509SVID', () => {
     const [result] = await batch(agent.channel, [{ entryId: 'web', csr }]);
     expect(result?.status).toEqual({ code: status.OK, message: '' });
     const leaf = leafOf(result?.svid);
-    const bundle = await server.admin.getBundle({ signal: noAbort });
+    const bundle = await server.admin.bundles.getOwn({ signal: noAbort });
     const nowMs = server.clock.now();
     expect(verifyX509Svid({ chain: [leaf], bundles: () => bundle, nowMs }).id.toString()).toBe(web);
     expect(opensslVerdict({ leaf, intermediates: [], anchors: bundle.certificates(), nowMs })).toBe('OK');
@@ -169,12 +169,12 @@ describe('BatchNewX509SVID', () => {
 
   it.each<{ name: string; end: (server: TestServer) => Promise<unknown> }>([
     { name: 'has expired', end: (server) => server.clock.advance(60_000) },
-    { name: 'was deleted', end: (server) => server.admin.deleteEntries(['web'], { signal: noAbort }) },
+    { name: 'was deleted', end: (server) => server.admin.entries.delete(['web'], { signal: noAbort }) },
     {
       name: 'was moved to another agent',
       end: async (server) => {
-        const entry = await server.admin.getEntry('web', { signal: noAbort });
-        await server.admin.updateEntry({ ...entry, parentId: elsewhere }, { signal: noAbort });
+        const entry = await server.admin.entries.get('web', { signal: noAbort });
+        await server.admin.entries.update({ ...entry, parentId: elsewhere }, { signal: noAbort });
       },
     },
   ])('stops signing for an entry that $name', async ({ end }) => {
