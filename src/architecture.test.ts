@@ -36,6 +36,8 @@ const rules: Rules = {
   ranks: {
     server: [
       ['server'],
+      ['server-apis'],
+      ['rooms', 'server-health'],
       ['api', 'server-identity'],
       ['attestation', 'registration', 'bundles'],
       ['authority'],
