@@ -26,7 +26,8 @@ export interface TestCertificateFields {
   readonly pathLength?: number;
   readonly uris?: readonly string[];
   readonly dnsNames?: readonly string[];
-  readonly commonName?: string;
+  /** Several make a name that no certificate should have. */
+  readonly commonName?: string | readonly string[];
   /** Null leaves the extension out. */
   readonly keyUsage?: readonly KeyUsage[] | null;
   readonly keyUsageCritical?: boolean;

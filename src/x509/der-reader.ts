@@ -23,11 +23,32 @@ export function contextTag(number: number, constructed = false): number {
   return (constructed ? 0xa0 : 0x80) | number;
 }
 
-/** One tag-length-value: `encoded` is all of it, `contents` the value; both are views, not copies. */
-export interface DerElement {
+/** One tag-length-value. Its views, which are not copies, are made when asked for: most elements are only passed. */
+export class DerElement {
   readonly tag: number;
-  readonly contents: Buffer;
-  readonly encoded: Buffer;
+  readonly #bytes: Buffer;
+  readonly #start: number;
+  readonly #from: number;
+  readonly #end: number;
+
+  /** `bytes` has the element from `start` to `end`, its value from `from` on. */
+  constructor(tag: number, at: { bytes: Buffer; start: number; from: number; end: number }) {
+    this.tag = tag;
+    this.#bytes = at.bytes;
+    this.#start = at.start;
+    this.#from = at.from;
+    this.#end = at.end;
+  }
+
+  /** The value. */
+  get contents(): Buffer {
+    return this.#bytes.subarray(this.#from, this.#end);
+  }
+
+  /** All of it. */
+  get encoded(): Buffer {
+    return this.#bytes.subarray(this.#start, this.#end);
+  }
 }
 
 /** Certificates nest 9 levels at most; deeper input only serves to exhaust the stack. */
@@ -88,11 +109,7 @@ export class DerReader {
     // Compared with what is left, not added up: a huge length cannot overflow into a small one.
     if (length > this.#bytes.length - from) throw malformed(`${what}: longer than its container`);
     this.#offset = from + length;
-    return {
-      tag,
-      contents: this.#bytes.subarray(from, this.#offset),
-      encoded: this.#bytes.subarray(start, this.#offset),
-    };
+    return new DerElement(tag, { bytes: this.#bytes, start, from, end: this.#offset });
   }
 
   /** The next element, which must have this tag. */
@@ -197,22 +214,29 @@ export function readNamedBits(element: DerElement, what: string): boolean[] {
 
 function oidText(contents: Buffer, what: string): string {
   if (contents.length === 0 || contents.length > MAX_OID_BYTES) throw malformed(`${what}: bad OID length`);
-  const arcs: bigint[] = [];
-  let arc = 0n;
-  let isStart = true;
-  for (const byte of contents) {
-    if (isStart && byte === 0x80) throw malformed(`${what}: OID is not minimal`);
-    arc = (arc << 7n) | BigInt(byte & 0x7f);
-    isStart = byte < 0x80;
-    if (isStart) {
-      arcs.push(arc);
-      arc = 0n;
-    }
+  const arcs: (number | bigint)[] = [];
+  for (let start = 0; start < contents.length; ) {
+    if (contents[start] === 0x80) throw malformed(`${what}: OID is not minimal`);
+    let last = start;
+    while ((contents[last] ?? 0) >= 0x80) last += 1;
+    if (last >= contents.length) throw malformed(`${what}: OID is truncated`);
+    arcs.push(oidArc(contents, start, last));
+    start = last + 1;
   }
-  if (!isStart) throw malformed(`${what}: OID is truncated`);
-  const [head = 0n, ...rest] = arcs;
-  const root = head < 80n ? head / 40n : 2n;
-  return [root, head - root * 40n, ...rest].join('.');
+  const [head = 0, ...rest] = arcs;
+  if (typeof head === 'bigint') return [2, head - 80n, ...rest].join('.');
+  const root = Math.min(2, Math.floor(head / 40));
+  return [root, head - root * 40, ...rest].join('.');
+}
+
+/** Base 128; a number as long as it is exact: every certificate has dozens of arcs, and bigints are slow. */
+function oidArc(contents: Buffer, start: number, last: number): number | bigint {
+  if (last - start >= 7) {
+    return contents.subarray(start, last + 1).reduce((arc, byte) => (arc << 7n) | BigInt(byte & 0x7f), 0n);
+  }
+  let arc = 0;
+  for (let i = start; i <= last; i += 1) arc = arc * 128 + ((contents[i] ?? 0) & 0x7f);
+  return arc;
 }
 
 /** UTCTime or GeneralizedTime in the one form of RFC 5280 §4.1.2.5: whole seconds, `Z`. Unix milliseconds. */
@@ -221,11 +245,12 @@ export function readTime(element: DerElement, what: string): number {
   const isUtcTime = element.tag === tags.utcTime;
   if (!isUtcTime && element.tag !== tags.generalizedTime) throw malformed(`${what}: expected a time`);
   if (!(isUtcTime ? /^[0-9]{12}Z$/ : /^[0-9]{14}Z$/).test(text)) throw malformed(`${what}: bad time format`);
-  const century = isUtcTime ? (text < '50' ? '20' : '19') : '';
-  const iso = `${century}${text}`.replace(/^(.{4})(..)(..)(..)(..)(..)Z$/, '$1-$2-$3T$4:$5:$6.000Z');
-  const ms = Date.parse(iso);
-  // Date.parse rolls 30 February over; another parser would read another day.
-  if (Number.isNaN(ms) || new Date(ms).toISOString() !== iso)
+  const digits = isUtcTime ? `${text < '50' ? '20' : '19'}${text}` : text;
+  const [day, hours] = [digits.slice(6, 8), digits.slice(8, 10)];
+  const date = `${digits.slice(0, 4)}-${digits.slice(4, 6)}-${day}`;
+  const ms = Date.parse(`${date}T${hours}:${digits.slice(10, 12)}:${digits.slice(12, 14)}.000Z`);
+  // Date.parse rolls 30 February and hour 24 over to another day; another parser would read another time.
+  if (Number.isNaN(ms) || new Date(ms).getUTCDate() !== Number(day))
     throw malformed(`${what}: no such date or time`);
   return ms;
 }

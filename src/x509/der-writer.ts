@@ -96,7 +96,8 @@ function base128(arc: bigint): number[] {
 export function time(ms: number): Buffer {
   if (!(ms >= Date.UTC(1950, 0) && ms < Date.UTC(10_000, 0)))
     throw new AppError('invalid-argument', `a certificate's times lie between 1950 and 9999, got ${ms} ms`);
-  const digits = new Date(ms).toISOString().replace(/[-:T]|\.[0-9]+/g, '');
+  const iso = new Date(ms).toISOString();
+  const digits = `${iso.slice(0, 4)}${iso.slice(5, 7)}${iso.slice(8, 10)}${iso.slice(11, 13)}${iso.slice(14, 16)}${iso.slice(17, 19)}Z`;
   return ms < Date.UTC(2050, 0)
     ? element(tags.utcTime, Buffer.from(digits.slice(2), 'latin1'))
     : element(tags.generalizedTime, Buffer.from(digits, 'latin1'));

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { isAppError } from '../runtime/error.ts';
 import { element, oid, sequence, setOf } from './der-writer.ts';
-import { encodeName, isEmptyName, parseName } from './names.ts';
+import { attributeTexts, encodeName, isEmptyName, parseName } from './names.ts';
 
 const textOf = (name: Buffer): string => parseName(name, 'subject');
 const commonName = (value: Uint8Array): Buffer => sequence(setOf(sequence(oid('2.5.4.3'), value)));
@@ -74,5 +74,34 @@ describe('parseName', () => {
     { name: 'a sequence in the place of a set', der: sequence(sequence()) },
   ])('refuses $name', ({ der }) => {
     expect(() => textOf(der)).toThrow(expect.toSatisfy((e) => isAppError(e, 'invalid-argument')));
+  });
+});
+
+describe('attributeTexts', () => {
+  const both = sequence(
+    setOf(sequence(oid('2.5.4.3'), element(0x0c, Buffer.from('größe, 1')))),
+    setOf(
+      sequence(oid('2.5.4.10'), element(0x0c, Buffer.from('x'))),
+      sequence(oid('2.5.4.3'), element(0x13, Buffer.from('two'))),
+    ),
+  );
+
+  it('gives all values of one attribute, as they are', () => {
+    expect(attributeTexts(both, 'commonName')).toEqual(['größe, 1', 'two']);
+    expect(attributeTexts(both, 'organization')).toEqual(['x']);
+    expect(attributeTexts(both, 'country')).toEqual([]);
+    expect(attributeTexts(encodeName({}), 'commonName')).toEqual([]);
+  });
+
+  it.each([
+    { name: 'a line break', value: element(0x0c, Buffer.from('a\nb')) },
+    { name: 'a NUL', value: element(0x0c, Buffer.from('a\0b')) },
+    { name: 'a mark that turns the direction of writing', value: element(0x0c, Buffer.from('a\u202eb')) },
+    { name: 'broken UTF-8', value: element(0x0c, Buffer.from('61ff', 'hex')) },
+    { name: 'nothing', value: element(0x0c) },
+    { name: 'another string type', value: element(0x1e, Buffer.from('0041', 'hex')) },
+  ])('refuses a value with $name', ({ value }) => {
+    expect(() => attributeTexts(commonName(value), 'commonName')).toThrow('commonName: not plain text');
+    expect(attributeTexts(commonName(value), 'organization')).toEqual([]);
   });
 });

@@ -7,6 +7,8 @@ export interface NameAttributes {
   readonly country?: readonly string[];
   readonly organization?: readonly string[];
   readonly organizationalUnit?: readonly string[];
+  readonly locality?: readonly string[];
+  readonly province?: readonly string[];
   readonly commonName?: readonly string[] | string;
   readonly serialNumber?: readonly string[] | string;
 }
@@ -16,6 +18,8 @@ const attributes = {
   country: { short: 'C', oid: '2.5.4.6', tag: tags.printableString, maxLength: 2 },
   organization: { short: 'O', oid: '2.5.4.10', tag: tags.utf8String, maxLength: 64 },
   organizationalUnit: { short: 'OU', oid: '2.5.4.11', tag: tags.utf8String, maxLength: 64 },
+  locality: { short: 'L', oid: '2.5.4.7', tag: tags.utf8String, maxLength: 128 },
+  province: { short: 'ST', oid: '2.5.4.8', tag: tags.utf8String, maxLength: 128 },
   commonName: { short: 'CN', oid: '2.5.4.3', tag: tags.utf8String, maxLength: 64 },
   serialNumber: { short: 'serialNumber', oid: '2.5.4.5', tag: tags.printableString, maxLength: 64 },
 } as const satisfies Record<keyof NameAttributes, object>;
@@ -24,8 +28,6 @@ const names = Object.keys(attributes) as (keyof NameAttributes)[];
 
 const shortNames: ReadonlyMap<string, string> = new Map([
   ...Object.values(attributes).map(({ oid: type, short }) => [type, short] as const),
-  ['2.5.4.7', 'L'],
-  ['2.5.4.8', 'ST'],
   ['2.5.4.9', 'street'],
   ['0.9.2342.19200300.100.1.25', 'DC'],
   ['0.9.2342.19200300.100.1.1', 'UID'],
@@ -76,6 +78,31 @@ export function parseName(name: Buffer, what: string): string {
     texts.push(parts.join('+'));
   }
   return texts.join(',');
+}
+
+/**
+ * The values of one attribute in a Name, in the order of the encoding. Throws AppError `invalid-argument` for a value
+ * that is not clean text: control characters, broken UTF-8, or a string type that readers decode differently.
+ */
+export function attributeTexts(name: Buffer, attribute: keyof NameAttributes): string[] {
+  const rdns = new DerReader(name).enter('name');
+  const texts: string[] = [];
+  while (!rdns.isAtEnd) {
+    const set = rdns.enter('RDN', tags.set);
+    while (!set.isAtEnd) {
+      const fields = set.enter('attribute');
+      if (fields.oid('attribute type') !== attributes[attribute].oid) continue;
+      texts.push(cleanText(fields.any('attribute value'), attribute));
+    }
+  }
+  return texts;
+}
+
+function cleanText({ tag, contents }: DerElement, attribute: string): string {
+  const text = textTags.has(tag) ? contents.toString() : '';
+  const isWhole = text !== '' && Buffer.compare(Buffer.from(text), contents) === 0;
+  if (!isWhole || /\p{C}/u.test(text)) throw malformed(`${attribute}: not plain text`);
+  return text;
 }
 
 function parseAttribute(attribute: DerReader, what: string): string {
