@@ -11,9 +11,9 @@ import type { Logger, LogLevel } from '../runtime/log.ts';
 import { LogLimiter } from '../runtime/log-limiter.ts';
 import type { Clock } from '../runtime/time.ts';
 import { type Caller, callerText } from './caller.ts';
-import type { AnyHandler, Authorize, CallContext, GrpcService } from './handlers.ts';
+import type { AdmitCall, AnyHandler, Authorize, CallContext, GrpcService } from './handlers.ts';
 import { RunningCall, type SurfaceCall } from './running-call.ts';
-import { type CallStatus, toServiceError } from './status.ts';
+import type { CallStatus } from './status.ts';
 import { pump, requestsOf } from './streams.ts';
 
 /** How loud a failed call is: our own faults first, what any caller can provoke at will last. */
@@ -38,7 +38,8 @@ const maxFaultLines = 100;
 
 type DuplexCall = ServerDuplexStream<unknown, unknown>;
 type StreamCall = DuplexCall | ServerWritableStream<unknown, unknown>;
-type Work = (context: CallContext) => Promise<unknown>;
+/** `admit` is called with the request, of a stream with the first message, before that is worked on. */
+type Work = (context: CallContext, admit: (request: unknown) => void) => Promise<unknown>;
 type MethodKind = {
   readonly path: string;
   readonly requestStream: boolean;
@@ -49,6 +50,9 @@ interface Deps {
   /** Finds who is behind `getPeer()`; throws when the connection is not known. */
   readonly callerOf: (peer: string) => Caller;
   readonly authorize: Authorize;
+  readonly admit?: AdmitCall | undefined;
+  /** By path: what methods without a handler answer. */
+  readonly missing?: Readonly<Record<string, string>> | undefined;
   readonly log: Logger;
   readonly clock: Clock;
 }
@@ -75,7 +79,7 @@ export class CallRunner {
   implementationOf(service: GrpcService): UntypedServiceImplementation {
     const methods = Object.entries(service.definition).map(([name, method]) => {
       const handler = service.handlers.get(name);
-      return [name, handler === undefined ? unimplemented(method) : this.#adapt(handler)] as const;
+      return [name, handler === undefined ? this.#missing(method) : this.#adapt(handler)] as const;
     });
     return Object.fromEntries(methods);
   }
@@ -89,6 +93,13 @@ export class CallRunner {
   /** Ends every call that still runs. */
   stopAll(error: AppError): void {
     for (const call of [...this.#running]) call.fail(error);
+  }
+
+  /** Ends the running calls of callers that match. */
+  endCalls(match: (caller: Caller) => boolean, error: AppError): void {
+    for (const call of [...this.#running]) {
+      if (call.caller !== undefined && match(call.caller)) call.fail(error);
+    }
   }
 
   /** Resolves when no call runs. */
@@ -106,18 +117,22 @@ export class CallRunner {
         return (call: ServerUnaryCall<unknown, unknown>, respond: sendUnaryData<unknown>) =>
           this.#run(call, {
             isStream: false,
-            work: (context) => handler.handle(call.request as never, context),
+            work: async (context, admit) => {
+              admit(call.request);
+              return handler.handle(call.request as never, context);
+            },
             end: (status, value) => respond(status ?? null, value),
           });
       case 'server-stream':
         return (call: ServerWritableStream<unknown, unknown>) =>
-          this.#runStream(call, (context) =>
-            pump(call, handler.handle(call.request as never, context), context.signal),
-          );
+          this.#runStream(call, async (context, admit) => {
+            admit(call.request);
+            await pump(call, handler.handle(call.request as never, context), context.signal);
+          });
       case 'bidi':
         return (call: DuplexCall) =>
-          this.#runStream(call, (context) => {
-            const requests = requestsOf(call, context.signal) as AsyncIterable<never>;
+          this.#runStream(call, (context, admit) => {
+            const requests = requestsOf(call, context.signal, admit) as AsyncIterable<never>;
             return pump(call, handler.handle(requests, context), context.signal);
           });
       case 'raw-bidi':
@@ -129,6 +144,17 @@ export class CallRunner {
             return promise;
           });
     }
+  }
+
+  /** Asks for permission first: who may not call a method is not told what would be there. */
+  #missing({ path, requestStream, responseStream }: MethodKind): UntypedHandleCall {
+    const work = () =>
+      Promise.reject(
+        new AppError('unimplemented', this.#deps.missing?.[path] ?? `${path} is not implemented`),
+      );
+    if (requestStream || responseStream) return (call: StreamCall) => this.#runStream(call, work);
+    return (call: ServerUnaryCall<unknown, unknown>, respond: sendUnaryData<unknown>) =>
+      this.#run(call, { isStream: false, work, end: (status, value) => respond(status ?? null, value) });
   }
 
   #runStream(call: StreamCall, work: Work): void {
@@ -149,26 +175,28 @@ export class CallRunner {
   }
 
   async #serve(call: SurfaceCall, running: RunningCall, work: Work): Promise<void> {
-    const { callerOf, authorize, log } = this.#deps;
-    let caller: Caller | undefined;
+    const { callerOf, authorize, admit, log } = this.#deps;
+    let ended: ((error?: unknown) => void) | undefined;
     try {
       if (this.#refusal !== undefined) throw this.#refusal;
-      caller = callerOf(peerOf(call));
+      const caller = callerOf(peerOf(call));
+      // Before permission is asked for: a caller that loses it meanwhile is ended as well.
+      running.caller = caller;
+      if (caller.kind === 'refused') throw caller.refusal;
       const method = call.getPath();
       await authorize(caller, method);
       if (running.signal.aborted) return;
-      running.succeed(
-        await work({
-          caller,
-          method,
-          metadata: call.metadata,
-          signal: running.signal,
-          log,
-          limitedLog: this.#failures,
-        }),
-      );
+      const { metadata } = call;
+      const { signal } = running;
+      const context = { caller, method, metadata, signal, log, limitedLog: this.#failures };
+      const value = await work(context, (request) => {
+        ended = admit?.({ caller, method, request });
+      });
+      ended?.(signal.aborted ? signal.reason : undefined);
+      running.succeed(value);
     } catch (error) {
-      if (running.fail(error)) this.#logFailure(call, error, caller);
+      ended?.(error);
+      if (running.fail(error)) this.#logFailure(call, error, running.caller);
     }
   }
 
@@ -198,11 +226,4 @@ function peerOf(call: SurfaceCall): string {
   } catch (cause) {
     throw new AppError('cancelled', 'the connection is gone', { cause });
   }
-}
-
-/** Answers everybody, without asking who it is: that a method does not exist is no secret. */
-function unimplemented({ path, requestStream, responseStream }: MethodKind): UntypedHandleCall {
-  const status = toServiceError(new AppError('unimplemented', `${path} is not implemented`));
-  if (requestStream || responseStream) return (call: StreamCall) => endStream(call, status);
-  return (_call: unknown, respond: sendUnaryData<unknown>) => respond(status);
 }

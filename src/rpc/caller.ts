@@ -1,3 +1,4 @@
+import type { AppError } from '../runtime/error.ts';
 import type { SpiffeId } from '../spiffe/spiffe-id.ts';
 import type { Certificate } from '../x509/certificate.ts';
 import type { TrackedPeer } from './peer-process.ts';
@@ -20,7 +21,9 @@ export type Caller =
       readonly id: SpiffeId;
       readonly certificate: Certificate;
       readonly address: string;
-    };
+    }
+  /** TLS with a client certificate that is not accepted: each call is refused with the reason. */
+  | { readonly kind: 'refused'; readonly refusal: AppError; readonly address: string };
 
 /** The caller for logs. */
 export function callerText(caller: Caller): string {
@@ -30,6 +33,7 @@ export function callerText(caller: Caller): string {
     case 'process':
       return `pid ${caller.peer.pid}, uid ${caller.peer.uid}`;
     case 'anonymous':
+    case 'refused':
       return caller.address;
     case 'svid':
       return `${caller.id} at ${caller.address}`;

@@ -3,6 +3,8 @@ import { type ChannelOptions, Client, credentials, Metadata, type ServiceError }
 import { AppError } from '../runtime/error.ts';
 import { findHostPort, hostPortRule } from '../runtime/host-port.ts';
 import { systemClock } from '../runtime/time.ts';
+import { limitConnecting } from './connect-timeout.ts';
+import { silenceGrpc } from './grpc-log.ts';
 import { fromServiceError } from './status.ts';
 import { type ClientTls, SpiffeTlsCredentials } from './tls-credentials.ts';
 
@@ -29,6 +31,7 @@ export interface ClientChannel {
 }
 
 const unaryTimeoutMs = 30_000;
+const usualConnectTimeoutMs = 10_000;
 
 const commonOptions: ChannelOptions = {
   'grpc.enable_channelz': 0,
@@ -54,13 +57,19 @@ export function plainTcpChannel(address: string): ClientChannel {
 }
 
 /** A channel with TLS 1.3 to `HOST:PORT`; throws `invalid-argument` for another form of address. */
-export function tlsChannel(options: { readonly address: string; readonly tls: ClientTls }): ClientChannel {
-  const { address, tls } = options;
+export function tlsChannel(options: {
+  readonly address: string;
+  readonly tls: ClientTls;
+  /** How long TCP may take to connect, 10 s unless given. */
+  readonly connectTimeoutMs?: number;
+}): ClientChannel {
+  const { address, tls, connectTimeoutMs = usualConnectTimeoutMs } = options;
   const at = findHostPort(address);
   if (at === undefined || at.port === 0) {
     throw new AppError('invalid-argument', `server address "${address}": ${hostPortRule}`);
   }
-  return channelTo(`dns:${address}`, new SpiffeTlsCredentials(at.host, tls), {
+  const unlimit = limitConnecting(at.port, connectTimeoutMs);
+  const channel = channelTo(`dns:${address}`, new SpiffeTlsCredentials(at.host, tls), {
     'grpc.initial_reconnect_backoff_ms': 500,
     'grpc.max_reconnect_backoff_ms': 10_000,
     'grpc.dns_min_time_between_resolutions_ms': 5_000,
@@ -69,6 +78,13 @@ export function tlsChannel(options: { readonly address: string; readonly tls: Cl
     'grpc.keepalive_timeout_ms': 10_000,
     'grpc.keepalive_permit_without_calls': 0,
   });
+  return {
+    client: channel.client,
+    close() {
+      unlimit();
+      channel.close();
+    },
+  };
 }
 
 /** One request, one answer. Throws AppError. */
@@ -186,6 +202,7 @@ function channelTo(
   creds: ConstructorParameters<typeof Client>[1],
   options: ChannelOptions,
 ): ClientChannel {
+  silenceGrpc();
   const client = new Client(target, creds, { ...commonOptions, ...options });
   return { client, close: () => client.close() };
 }

@@ -7,11 +7,13 @@ import { type Clock, systemClock } from '../runtime/time.ts';
 import { CallRunner } from './call-runner.ts';
 import type { Caller, Connection } from './caller.ts';
 import { type ConnectionGroup, ConnectionTable } from './connections.ts';
-import type { Authorize, GrpcService } from './handlers.ts';
+import { FailureBudget } from './failure-budget.ts';
+import type { AdmitCall, Authorize, GrpcService } from './handlers.ts';
 import { takePeer } from './peer-process.ts';
 import { ReceiveBudget } from './receive-budget.ts';
 import { SessionServer } from './session-server.ts';
-import { listenTls, type TlsIdentity, type VerifyClient } from './tls-listener.ts';
+import { listenTls, type TlsClient, type TlsIdentity, type VerifyClient } from './tls-listener.ts';
+import { UnfinishedRequests } from './unfinished-requests.ts';
 import { type Acceptor, listenUnix } from './unix-listener.ts';
 
 /** Bounds that protect a listener; 0 = no limit where not said otherwise. */
@@ -23,9 +25,14 @@ export interface ListenerLimits {
   readonly maxStreamsPerConnection: number;
   /** Of one message. */
   readonly maxReceiveBytes: number;
-  /** TLS only: those without a client certificate. When one more comes, the oldest of them is closed. */
+  /**
+   * TLS only: those without a client certificate, and those with one that is refused, each. When one more comes, the
+   * oldest of them is closed.
+   */
   readonly maxAnonymousConnections: number;
-  /** TLS only; at least 1. */
+  /** TLS only: when one more comes, the oldest of the same identity is closed. */
+  readonly maxConnectionsPerIdentity: number;
+  /** TLS only: at the same time. */
   readonly maxHandshakes: number;
   /** TLS only: after this a client is asked to connect, and so to be verified, anew. */
   readonly maxConnectionAgeMs: number;
@@ -37,6 +44,7 @@ const unixLimits: ListenerLimits = {
   maxStreamsPerConnection: 1_024,
   maxReceiveBytes: 1024 * 1024,
   maxAnonymousConnections: 0,
+  maxConnectionsPerIdentity: 0,
   maxHandshakes: 1,
   maxConnectionAgeMs: 0,
 };
@@ -47,6 +55,7 @@ const tlsLimits: ListenerLimits = {
   maxStreamsPerConnection: 256,
   maxReceiveBytes: 1024 * 1024,
   maxAnonymousConnections: 2_000,
+  maxConnectionsPerIdentity: 256,
   maxHandshakes: 512,
   maxConnectionAgeMs: 15 * 60_000,
 };
@@ -63,8 +72,15 @@ const anonymousLimits = {
   maxConnectionAgeMs: 2 * 60_000,
   ageGraceMs: 10_000,
 } as const;
+/** Who is refused may read why, and goes. */
+const refusedLimits = { ...anonymousLimits, maxConnectionAgeMs: 10_000, ageGraceMs: 1_000 } as const;
 /** An honest one sends a few KiB in its life. */
 const anonymousBytes = { each: 256 * 1024, together: 16 * 1024 * 1024 } as const;
+/**
+ * Of requests that are not complete, for all connections of one user or identity. Thousands of Envoys, all of one user,
+ * may connect at once, each with 60 KiB about itself.
+ */
+const unfinishedLimits = { lateBytes: 8 * 1024 * 1024, bytes: 256 * 1024 * 1024 } as const;
 /** Envoy opens an ended stream again within 0.25 s on the same connection; refusing that too keeps its log quiet. */
 const quietMs = 300;
 /** For the last frames to leave. */
@@ -73,6 +89,9 @@ const closingMs = 250;
 interface CommonOptions {
   readonly services: readonly GrpcService[];
   readonly authorize: Authorize;
+  /** By path: what methods without a handler answer to who may call them. */
+  readonly missing?: Readonly<Record<string, string>>;
+  readonly admit?: AdmitCall;
   readonly limits?: Partial<ListenerLimits>;
   readonly log: Logger;
   readonly clock?: Clock;
@@ -89,7 +108,10 @@ export class GrpcListener {
   readonly #connections: ConnectionTable;
   readonly #identified: SessionServer;
   readonly #anonymous: SessionServer;
+  readonly #refused: SessionServer;
+  readonly #servers: readonly SessionServer[];
   readonly #anonymousBudget: ReceiveBudget;
+  readonly #unfinished: UnfinishedRequests;
   readonly #stopping = new AbortController();
   #acceptor: Acceptor | undefined;
   #stopped: Promise<void> | undefined;
@@ -100,9 +122,19 @@ export class GrpcListener {
     this.#refusals = new LogLimiter({ clock: this.#clock, log });
     this.#connections = new ConnectionTable(this.#refusals, limits.maxConnections);
     const callerOf = (peer: string) => this.#connections.callerOf(peer);
-    this.#runner = new CallRunner({ callerOf, authorize, log, clock: this.#clock });
-    this.#identified = new SessionServer(services, this.#runner, { ...limits, ageGraceMs });
+    const { admit, missing } = options;
+    this.#runner = new CallRunner({ callerOf, authorize, admit, missing, log, clock: this.#clock });
+    this.#unfinished = new UnfinishedRequests(unfinishedLimits, {
+      clock: this.#clock,
+      signal: this.#stopping.signal,
+      onDrop: () =>
+        this.#refusals.write('warn', {}, 'connection dropped: it sent too much of unfinished calls'),
+    });
+    const { interceptor } = this.#unfinished;
+    this.#identified = new SessionServer(services, this.#runner, { ...limits, ageGraceMs, interceptor });
     this.#anonymous = new SessionServer(services, this.#runner, anonymousLimits);
+    this.#refused = new SessionServer(services, this.#runner, refusedLimits);
+    this.#servers = [this.#identified, this.#anonymous, this.#refused];
     this.#anonymousBudget = new ReceiveBudget(anonymousBytes, {
       clock: this.#clock,
       signal: this.#stopping.signal,
@@ -146,27 +178,23 @@ export class GrpcListener {
       readonly identity: Observable<TlsIdentity | undefined>;
       readonly verifyClient: VerifyClient;
       readonly handshakeTimeoutMs?: number;
+      readonly failures?: FailureBudget;
     },
   ): Promise<GrpcListener> {
     const limits = { ...tlsLimits, ...options.limits };
     const listener = new GrpcListener(options, limits);
-    const { maxHandshakes, maxAnonymousConnections } = limits;
-    const group = { name: 'no certificate', limit: maxAnonymousConnections, dropsOldest: true };
+    const { maxHandshakes } = limits;
     return listener.#accepting(
       await listenTls(
         {
           ...options,
           maxHandshakes,
+          failures: options.failures ?? new FailureBudget(listener.#clock, { perMinute: 0 }),
           refusals: listener.#refusals,
           onAcceptError: listener.#onAcceptError,
         },
-        (socket, { address, svid }) => {
-          if (svid === undefined) {
-            listener.#admit(socket, { group, callerOf: () => ({ kind: 'anonymous', address }) });
-          } else {
-            listener.#admit(socket, { callerOf: () => ({ kind: 'svid', ...svid, address }) });
-          }
-        },
+        (socket, client) =>
+          listener.#admit(socket, { group: groupOf(client, limits), callerOf: () => client }),
       ),
     );
   }
@@ -179,6 +207,14 @@ export class GrpcListener {
   /** How many connections are open. */
   get connections(): number {
     return this.#connections.size;
+  }
+
+  /**
+   * Ends the calls, unary ones and streams, of callers that match with `error`. Their connections stay: whether later
+   * calls on them are let in is up to `authorize`.
+   */
+  endCalls(match: (caller: Caller) => boolean, error: AppError): void {
+    this.#runner.endCalls(match, error);
   }
 
   /**
@@ -205,11 +241,11 @@ export class GrpcListener {
       Promise.all([this.#runner.idle(), this.#atMost(quietMs, this.#connections.empty())]),
     );
     this.#runner.stopAll(stopping);
-    for (const server of [this.#identified, this.#anonymous]) server.drain();
+    for (const server of this.#servers) server.drain();
     await this.#atMost(closingMs, this.#connections.empty());
     this.#stopping.abort();
     this.#connections.destroyAll();
-    for (const server of [this.#identified, this.#anonymous]) server.shutdown();
+    for (const server of this.#servers) server.shutdown();
   }
 
   async #atMost(ms: number, work: Promise<unknown>): Promise<void> {
@@ -255,9 +291,26 @@ export class GrpcListener {
       socket.destroy();
       return;
     }
-    const caller = this.#connections.add(socket, options);
-    const isAnonymous = caller.kind === 'anonymous';
-    if (isAnonymous) this.#anonymousBudget.add(socket);
-    (isAnonymous ? this.#anonymous : this.#identified).serve(socket);
+    const { kind } = this.#connections.add(socket, options);
+    if (options.group !== undefined && (kind === 'process' || kind === 'svid')) {
+      this.#unfinished.add(socket, options.group.name);
+    }
+    const isNobody = kind === 'anonymous' || kind === 'refused';
+    if (isNobody) this.#anonymousBudget.add(socket);
+    if (kind === 'refused') this.#refused.serve(socket);
+    else (isNobody ? this.#anonymous : this.#identified).serve(socket);
+  }
+}
+
+/** Whoever is in a group competes for places only with the others of it. */
+function groupOf(client: TlsClient, limits: ListenerLimits): ConnectionGroup {
+  const { maxAnonymousConnections, maxConnectionsPerIdentity } = limits;
+  switch (client.kind) {
+    case 'svid':
+      return { name: client.id.toString(), limit: maxConnectionsPerIdentity, dropsOldest: true };
+    case 'anonymous':
+      return { name: 'no certificate', limit: maxAnonymousConnections, dropsOldest: true };
+    case 'refused':
+      return { name: 'refused certificate', limit: maxAnonymousConnections, dropsOldest: true };
   }
 }

@@ -25,6 +25,16 @@ export interface RawCallContext extends CallContext {
 /** Decides whether a call may go on; throws an AppError when not. */
 export type Authorize = (caller: Caller, method: string) => Promise<void> | void;
 
+/**
+ * Decides by the caller and the request, of a stream the first message, whether a call may go on now; throws
+ * `resource-exhausted` when not. What it returns is told once how the call ended: without an error, well.
+ */
+export type AdmitCall = (call: {
+  readonly caller: Caller;
+  readonly method: string;
+  readonly request: unknown;
+}) => ((error?: unknown) => void) | undefined;
+
 export interface UnaryHandler<Req, Res> {
   readonly kind: 'unary';
   readonly handle: (request: Req, context: CallContext) => Promise<Res>;

@@ -1,10 +1,11 @@
 import fc from 'fast-check';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { Bundle as WireBundle } from '../gen/spire/api/types/bundle.ts';
+import { type JWTKey, Bundle as WireBundle } from '../gen/spire/api/types/bundle.ts';
 import { Entry as WireEntry } from '../gen/spire/api/types/entry.ts';
 import { Bundle } from '../spiffe/bundle.ts';
 import { TrustDomain } from '../spiffe/spiffe-id.ts';
 import { TestIdentity } from '../testing/certificates.ts';
+import { jwtKey } from '../testing/jwt-keys.ts';
 import { testEntry } from '../testing/registration-entry.ts';
 import {
   bundleFromWire,
@@ -80,6 +81,12 @@ describe('an entry', () => {
   });
 });
 
+/** A good JWTKey with another key each time. */
+function wireKey(changes: Partial<JWTKey> = {}): JWTKey {
+  const publicKey = Buffer.from(jwtKey('k').publicKey);
+  return { keyId: 'k', publicKey, expiresAt: 0n, tainted: false, ...changes };
+}
+
 describe('a bundle', () => {
   let first: TestIdentity;
   let second: TestIdentity;
@@ -94,12 +101,13 @@ describe('a bundle', () => {
         { certificate: first.certificate, tainted: false },
         { certificate: second.certificate, tainted: true },
       ],
-      sequence: 7,
+      jwtAuthorities: [jwtKey('a', 'rsa'), { ...jwtKey('b'), expiresAt: 1_900_000_000, tainted: true }],
+      sequence: 2n ** 64n - 1n,
       refreshHintSeconds: 300,
     });
     const back = bundleFromWire(WireBundle.decode(WireBundle.encode(bundleToWire(bundle)).finish()));
     expect(back.equals(bundle)).toBe(true);
-    expect(back.sequence).toBe(7);
+    expect(back.sequence).toBe(2n ** 64n - 1n);
   });
 
   it('may carry several certificates in one authority', () => {
@@ -115,7 +123,17 @@ describe('a bundle', () => {
       name: 'with an empty authority',
       change: { x509Authorities: [{ asn1: Buffer.alloc(0), tainted: false }] },
     },
-    { name: 'with a sequence above 2^53', change: { sequenceNumber: 2n ** 63n } },
+    { name: 'with a refresh hint below 0', change: { refreshHint: -1n } },
+    { name: 'with a JWT authority without id', change: { jwtAuthorities: [wireKey({ keyId: '' })] } },
+    {
+      name: 'with a JWT authority whose key is none',
+      change: { jwtAuthorities: [wireKey({ publicKey: Buffer.from('malformed') })] },
+    },
+    {
+      name: 'with a JWT authority that expired before 1970',
+      change: { jwtAuthorities: [wireKey({ expiresAt: -1n })] },
+    },
+    { name: 'with two JWT authorities of one id', change: { jwtAuthorities: [wireKey(), wireKey()] } },
   ])('$name is refused', ({ change }) => {
     const wire = { ...WireBundle.decode(Buffer.alloc(0)), trustDomain: 'example.org', ...change };
     expect(() => bundleFromWire(wire)).toThrow(invalid);

@@ -1,9 +1,10 @@
-import type { Bundle as WireBundle } from '../gen/spire/api/types/bundle.ts';
+import type { JWTKey, Bundle as WireBundle, X509Certificate } from '../gen/spire/api/types/bundle.ts';
 import type { Entry as WireEntry } from '../gen/spire/api/types/entry.ts';
 import type { Selector as WireSelector } from '../gen/spire/api/types/selector.ts';
 import type { SPIFFEID } from '../gen/spire/api/types/spiffeid.ts';
 import { AppError } from '../runtime/error.ts';
-import { Bundle } from '../spiffe/bundle.ts';
+import { Bundle, type X509Authority } from '../spiffe/bundle.ts';
+import { checkJwtAuthority, type JwtAuthority } from '../spiffe/jwt-authority.ts';
 import type { NewEntry, RegistrationEntry } from '../spiffe/registration-entry.ts';
 import { canonicalSelectors, checkSelector, type Selector } from '../spiffe/selector.ts';
 import { SpiffeId, TrustDomain } from '../spiffe/spiffe-id.ts';
@@ -77,7 +78,7 @@ export function entryFromWire(wire: WireEntry): RegistrationEntry {
   };
 }
 
-/** `spire.api.types.Bundle`, the X.509 part. */
+/** `spire.api.types.Bundle`, but for WIT authorities. */
 export function bundleToWire(bundle: Bundle): WireBundle {
   return {
     trustDomain: bundle.trustDomain.name,
@@ -85,23 +86,41 @@ export function bundleToWire(bundle: Bundle): WireBundle {
       asn1: certificate.der,
       tainted,
     })),
-    jwtAuthorities: [],
+    jwtAuthorities: bundle.jwtAuthorities.map(({ keyId, publicKey, expiresAt, tainted }) => ({
+      keyId,
+      publicKey: Buffer.from(publicKey),
+      expiresAt: BigInt(expiresAt),
+      tainted,
+    })),
     refreshHint: BigInt(bundle.refreshHintSeconds),
-    sequenceNumber: BigInt(bundle.sequence),
+    sequenceNumber: bundle.sequence,
     witAuthorities: [],
   };
 }
 
-/** The X.509 part; one authority may carry several certificates (SPIRE parses both forms). Throws `invalid-argument`. */
+/** All but WIT authorities. Throws `invalid-argument`. */
 export function bundleFromWire(wire: WireBundle): Bundle {
   return new Bundle({
     trustDomain: TrustDomain.parse(wire.trustDomain),
-    x509Authorities: wire.x509Authorities.flatMap(({ asn1, tainted }) =>
-      parseCertificates(asn1).map((certificate) => ({ certificate, tainted })),
-    ),
+    x509Authorities: x509AuthoritiesFromWire(wire.x509Authorities),
+    jwtAuthorities: jwtAuthoritiesFromWire(wire.jwtAuthorities),
     refreshHintSeconds: wholeNumber(wire.refreshHint, 'refresh_hint'),
-    sequence: wholeNumber(wire.sequenceNumber, 'sequence_number'),
+    sequence: wire.sequenceNumber,
   });
+}
+
+/** One authority may carry several certificates (SPIRE parses both forms). Throws `invalid-argument`. */
+export function x509AuthoritiesFromWire(wire: readonly X509Certificate[]): readonly X509Authority[] {
+  return wire.flatMap(({ asn1, tainted }) =>
+    parseCertificates(asn1).map((certificate) => ({ certificate, tainted })),
+  );
+}
+
+/** Throws `invalid-argument`. */
+export function jwtAuthoritiesFromWire(wire: readonly JWTKey[]): readonly JwtAuthority[] {
+  return wire.map(({ keyId, publicKey, expiresAt, tainted }) =>
+    checkJwtAuthority({ keyId, publicKey, expiresAt: wholeNumber(expiresAt, 'expires_at'), tainted }),
+  );
 }
 
 /** A certificate chain, leaf first, one certificate in each element. Throws `invalid-argument`. */

@@ -1,5 +1,6 @@
 import type { Metadata } from '@grpc/grpc-js';
 import { AppError } from '../runtime/error.ts';
+import type { Caller } from './caller.ts';
 import { type CallStatus, toServiceError } from './status.ts';
 
 /** What all kinds of grpc-js calls have in common. */
@@ -14,6 +15,8 @@ export interface SurfaceCall {
 /** One call from its arrival to its status: it ends once, for whatever reason comes first, and its signal tells. */
 export class RunningCall {
   readonly isStream: boolean;
+  /** Undefined until it is found out. */
+  caller: Caller | undefined;
   readonly #call: SurfaceCall;
   readonly #end: (status: CallStatus | undefined, value?: unknown) => void;
   readonly #onOver: (call: RunningCall) => void;
@@ -34,6 +37,8 @@ export class RunningCall {
     this.#end = parts.end;
     this.#onOver = parts.onOver;
     call.on('cancelled', () => {
+      // grpc-js says so too when a call has ended well.
+      if (this.#isOver) return;
       this.#controller.abort(new AppError('cancelled', 'the caller has gone'));
       this.succeed();
     });
@@ -60,7 +65,10 @@ export class RunningCall {
     if (this.#isOver) return;
     this.#isOver = true;
     if (!this.#call.cancelled) this.#end(status, value);
-    this.#controller.abort();
+    this.#controller.abort(callIsOver);
     this.#onOver(this);
   }
 }
+
+/** One for all: without a reason each call would cost a DOMException with its stack. */
+const callIsOver = new AppError('cancelled', 'the call is over');

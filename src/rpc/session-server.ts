@@ -1,6 +1,7 @@
 import type { Socket } from 'node:net';
-import { type ConnectionInjector, Server, ServerCredentials } from '@grpc/grpc-js';
+import { type ConnectionInjector, Server, ServerCredentials, type ServerInterceptor } from '@grpc/grpc-js';
 import type { CallRunner } from './call-runner.ts';
+import { silenceGrpc } from './grpc-log.ts';
 import type { GrpcService } from './handlers.ts';
 
 /** A connection that says nothing for this long (ms) is asked for a sign of life, and gets the second time to give one. */
@@ -24,8 +25,18 @@ export class SessionServer {
   readonly #server: Server;
   readonly #injector: ConnectionInjector;
 
-  constructor(services: readonly GrpcService[], runner: CallRunner, limits: SessionLimits) {
-    this.#server = new Server(optionsOf(limits));
+  /** `interceptor` sees every call before the runner does. */
+  constructor(
+    services: readonly GrpcService[],
+    runner: CallRunner,
+    limits: SessionLimits & { readonly interceptor?: ServerInterceptor },
+  ) {
+    const { interceptor } = limits;
+    silenceGrpc();
+    this.#server = new Server({
+      ...optionsOf(limits),
+      ...(interceptor === undefined ? {} : { interceptors: [interceptor] }),
+    });
     for (const service of services) {
       this.#server.addService(service.definition, runner.implementationOf(service));
     }

@@ -33,6 +33,22 @@ describe('an error on its way through gRPC', () => {
     },
   );
 
+  it.each([
+    { retryAfterMs: 0, expected: 0 },
+    { retryAfterMs: 1.2, expected: 2 },
+    { retryAfterMs: 61_234, expected: 61_234 },
+    { retryAfterMs: 86_400_000, expected: 600_000 },
+  ])('says when to try again: $retryAfterMs ms', ({ retryAfterMs, expected }) => {
+    const sent = toServiceError(new AppError('resource-exhausted', 'too many', { retryAfterMs }));
+    expect(fromServiceError(sent)).toMatchObject({ code: 'resource-exhausted', retryAfterMs: expected });
+  });
+
+  it('carries reason and time together', () => {
+    const options = { reason: 'AGENT_EXPIRED', retryAfterMs: 5 };
+    const sent = toServiceError(new AppError('permission-denied', 'no', options));
+    expect(fromServiceError(sent)).toMatchObject(options);
+  });
+
   it('leaves out reasons that only we know', () => {
     const sent = toServiceError(new AppError('unauthenticated', 'no', { reason: 'NO_BUNDLE' }));
     expect(sent.metadata.getMap()).toEqual({});

@@ -1,11 +1,7 @@
 import { status as grpcStatus, Metadata } from '@grpc/grpc-js';
-import { Status as RpcStatus } from '../gen/google/rpc/status.ts';
-import {
-  type Status as ItemStatus,
-  PermissionDeniedDetails,
-  PermissionDeniedDetails_Reason as Reason,
-} from '../gen/spire/api/types/status.ts';
+import type { Status as ItemStatus } from '../gen/spire/api/types/status.ts';
 import { AppError, type ErrorCode } from '../runtime/error.ts';
+import { detailsMetadata, receivedDetails } from './status-details.ts';
 
 /** The one table between our error codes and gRPC's. */
 const grpcCodes = {
@@ -30,17 +26,6 @@ const errorCodes: ReadonlyMap<number, ErrorCode> = new Map<number, ErrorCode>([
   [grpcStatus.OUT_OF_RANGE, 'invalid-argument'],
 ]);
 
-/** SPIRE's machine-readable reasons for refusing an agent (`spire.api.types.PermissionDeniedDetails`). */
-const reasons = {
-  AGENT_EXPIRED: Reason.AGENT_EXPIRED,
-  AGENT_NOT_ATTESTED: Reason.AGENT_NOT_ATTESTED,
-  AGENT_NOT_ACTIVE: Reason.AGENT_NOT_ACTIVE,
-  AGENT_BANNED: Reason.AGENT_BANNED,
-  AGENT_MUST_REATTEST: Reason.AGENT_MUST_REATTEST,
-} as const;
-
-const detailsKey = 'grpc-status-details-bin';
-const reasonTypeUrl = 'type.googleapis.com/spire.api.types.PermissionDeniedDetails';
 /** The text travels in a header, percent-encoded to at most nine times its length. */
 const maxMessageLength = 1024;
 const hiddenText = 'internal error';
@@ -54,16 +39,11 @@ export interface CallStatus {
 
 /** What a remote caller learns of an error: of internal ones, and of all that are no AppError, only that they happened. */
 export function toServiceError(error: unknown): CallStatus {
-  const code = error instanceof AppError ? error.code : 'internal';
+  const code = grpcCodes[error instanceof AppError ? error.code : 'internal'];
   const details = shownText(error);
-  const metadata = new Metadata();
-  const reason = findReason(error);
-  if (reason !== undefined) {
-    const value = Buffer.from(PermissionDeniedDetails.encode({ reason }).finish());
-    const message = { code: grpcCodes[code], message: details, details: [{ typeUrl: reasonTypeUrl, value }] };
-    metadata.set(detailsKey, Buffer.from(RpcStatus.encode(message).finish()));
-  }
-  return { code: grpcCodes[code], details, metadata };
+  const metadata =
+    error instanceof AppError ? detailsMetadata(error, { code, message: details }) : new Metadata();
+  return { code, details, metadata };
 }
 
 /** The AppError behind a failed call of ours; anything but a gRPC error becomes `internal`. */
@@ -73,11 +53,10 @@ export function fromServiceError(error: unknown): AppError {
   const code = errorCodes.get(error.code) ?? 'internal';
   // The other side chose the text, and it may end up on a terminal.
   const text = plainReason(error.details.replaceAll(/\p{Cc}+/gu, ' ')).slice(0, maxMessageLength);
-  const reason = receivedReason(error.metadata);
   return new AppError(
     code,
     text === '' ? `gRPC status ${error.code}` : text,
-    reason === undefined ? {} : { reason },
+    receivedDetails(error.metadata),
   );
 }
 
@@ -109,25 +88,6 @@ function shownText(error: unknown): string {
   if (!(error instanceof AppError) || error.code === 'internal') return hiddenText;
   // grpc-js calls encodeURI, which throws on a lone surrogate in a place where nobody catches it.
   return error.message.slice(0, maxMessageLength).toWellFormed();
-}
-
-function findReason(error: unknown): (typeof reasons)[keyof typeof reasons] | undefined {
-  if (!(error instanceof AppError) || error.reason === undefined) return undefined;
-  return Object.hasOwn(reasons, error.reason) ? reasons[error.reason as keyof typeof reasons] : undefined;
-}
-
-function receivedReason(metadata: unknown): string | undefined {
-  const bytes = metadata instanceof Metadata ? metadata.get(detailsKey)[0] : undefined;
-  if (!Buffer.isBuffer(bytes)) return undefined;
-  try {
-    const found = RpcStatus.decode(bytes).details.find(({ typeUrl }) => typeUrl === reasonTypeUrl);
-    if (found === undefined) return undefined;
-    const { reason } = PermissionDeniedDetails.decode(found.value);
-    return Object.entries(reasons).find(([, number]) => number === reason)?.[0];
-  } catch {
-    // Details that cannot be read say nothing; the code still counts.
-    return undefined;
-  }
 }
 
 function isServiceError(error: unknown): error is { code: number; details: string; metadata?: unknown } {

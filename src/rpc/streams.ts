@@ -25,7 +25,8 @@ export async function pump(
   try {
     while (!signal.aborted) {
       const next = await settledOrAborted(iterator.next(), signal);
-      if (next === undefined || next.done === true) return;
+      // The call may have ended since: nothing may follow its status.
+      if (signal.aborted || next === undefined || next.done === true) return;
       if (!call.write(next.value)) await drained(call, signal);
     }
   } finally {
@@ -33,13 +34,33 @@ export async function pump(
   }
 }
 
-/** The caller's messages. Leaving the loop early keeps the stream open for answers; a lost caller ends in `cancelled`. */
+/**
+ * The caller's messages; `onFirst` sees the first before anybody else and may throw. Leaving the loop early keeps the
+ * stream open for answers; a lost caller ends in `cancelled`.
+ */
 export async function* requestsOf<T>(
   call: Readable<T>,
   signal: AbortSignal,
+  onFirst: (message: T) => void,
 ): AsyncGenerator<T, void, undefined> {
+  const messages = call.iterator({ destroyOnReturn: false })[Symbol.asyncIterator]();
+  let isFirst = true;
   try {
-    yield* call.iterator({ destroyOnReturn: false });
+    for (;;) {
+      const next = await received(messages, signal);
+      if (next.done === true) return;
+      if (isFirst) onFirst(next.value);
+      isFirst = false;
+      yield next.value;
+    }
+  } finally {
+    void messages.return?.();
+  }
+}
+
+async function received<T>(messages: AsyncIterator<T>, signal: AbortSignal): Promise<IteratorResult<T>> {
+  try {
+    return await messages.next();
   } catch (cause) {
     throw signal.reason instanceof AppError
       ? signal.reason

@@ -3,6 +3,7 @@ import { connect as connectTcp } from 'node:net';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { HealthService } from '../gen/grpc/health/v1/health.ts';
 import { TestIdentity } from '../testing/certificates.ts';
+import { eventually } from '../testing/eventually.ts';
 import { FakeClock } from '../testing/fake-clock.ts';
 import { closed, until } from '../testing/grpc-listener.ts';
 import {
@@ -19,6 +20,7 @@ import {
   tlsOf,
   validity,
 } from '../testing/tls-listener.ts';
+import { FailureBudget } from './failure-budget.ts';
 import { type ClientChannel, callServerStream, callUnary } from './grpc-client.ts';
 import type { ClientTls } from './tls-credentials.ts';
 
@@ -106,13 +108,106 @@ describe('a connection without a client certificate', () => {
   });
 });
 
+describe('an identity', () => {
+  it('keeps its newest connections when it opens too many, and nobody else loses one', async () => {
+    const { listener, lines } = await startTls({ maxConnectionsPerIdentity: 2 });
+    const open = async (id: string) => {
+      const socket = rawTls(listener.address, h2(tlsOf(await root.issue(id, validity))));
+      await once(socket, 'secureConnect');
+      return socket;
+    };
+    const other = await open(`${agentId}-2`);
+    const [first, second] = [await open(agentId), await open(agentId)];
+    await until(() => listener.connections === 3, 'all are in');
+    const gone = closed(first);
+    const agent = tlsChannelTo(listener.address, tlsOf(await root.issue(agentId, validity)));
+    expect(await call(agent)).toEqual(serving);
+    await gone;
+    expect([other.closed, second.closed, listener.connections]).toEqual([false, false, 3]);
+    expect(lines).toContainEqual(expect.objectContaining({ level: 'warn', group: agentId }));
+  });
+});
+
+describe('an address', () => {
+  const waits = (failures: FailureBudget) => failures.waitMs('127.0.0.1:1') > 0;
+  const budget = () => new FailureBudget(new FakeClock(), { perMinute: 1 });
+
+  it.each<{ name: string; isCharged: boolean; misbehave: (address: string) => Promise<void> }>([
+    {
+      name: 'garbage instead of a handshake',
+      isCharged: true,
+      async misbehave(address) {
+        const socket = connectTcp(portOf(address), '127.0.0.1');
+        socket.write('GET / HTTP/1.1\r\n\r\n');
+        await closed(socket);
+      },
+    },
+    {
+      name: 'a certificate that is refused',
+      isCharged: true,
+      async misbehave(address) {
+        const foreign = await TestIdentity.root('example.org', validity);
+        const tls = tlsOf(await foreign.issue(agentId, validity));
+        await expect(call(tlsChannelTo(address, tls))).rejects.toMatchObject({ code: 'unauthenticated' });
+      },
+    },
+    {
+      name: 'a protocol that is not HTTP/2',
+      isCharged: true,
+      misbehave: (address) => closed(rawTls(address, { ALPNProtocols: ['http/1.1'] })),
+    },
+    {
+      name: 'a look whether the port is open',
+      isCharged: false,
+      async misbehave(address) {
+        const socket = connectTcp(portOf(address), '127.0.0.1');
+        await once(socket, 'connect');
+        socket.destroy();
+        await closed(socket);
+      },
+    },
+    {
+      name: 'honest work',
+      isCharged: false,
+      async misbehave(address) {
+        expect(await call(tlsChannelTo(address))).toEqual(serving);
+      },
+    },
+  ])('is charged for $name: $isCharged', async ({ isCharged, misbehave }) => {
+    const failures = budget();
+    const { listener } = await startTls({ failures });
+    await misbehave(listener.address);
+    if (isCharged) await until(() => waits(failures), 'the charge');
+    // Served after it, and so after the other connection is forgotten.
+    expect(await call(tlsChannelTo(listener.address))).toEqual(serving);
+    expect(waits(failures)).toBe(isCharged);
+  });
+
+  it('with too many failures gets no handshake while there are too few, and displaces nobody', async () => {
+    const failures = budget();
+    const { listener } = await startTls({ maxHandshakes: 2, failures });
+    const open = async () => {
+      const socket = connectTcp(portOf(listener.address), '127.0.0.1');
+      await once(socket, 'connect');
+      return socket;
+    };
+    failures.charge('127.0.0.1:1');
+    const [first, second] = [await open(), await open()];
+    await closed(await open());
+    expect([first.closed, second.closed]).toEqual([false, false]);
+    first.destroy();
+    await eventually(async () => expect(await call(tlsChannelTo(listener.address))).toEqual(serving));
+    second.destroy();
+  });
+});
+
 describe('the log', () => {
   it('of clients that are refused is bounded', async () => {
     const { listener, lines } = await startTls();
-    const foreign = h2(
-      tlsOf(await (await TestIdentity.root('example.org', validity)).issue(agentId, validity)),
-    );
-    for (let i = 0; i < 30; i += 1) await closed(rawTls(listener.address, foreign));
+    const foreign = tlsOf(await (await TestIdentity.root('example.org', validity)).issue(agentId, validity));
+    for (let i = 0; i < 30; i += 1) {
+      await expect(call(tlsChannelTo(listener.address, foreign))).rejects.toThrow();
+    }
     expect(lines.filter(({ message }) => message === 'TLS client refused')).toHaveLength(20);
   });
 });

@@ -24,7 +24,7 @@ import {
   verify,
 } from '../testing/tls-listener.ts';
 import type { Caller } from './caller.ts';
-import { callServerStream, tlsChannel } from './grpc-client.ts';
+import { callServerStream, callUnary, tlsChannel } from './grpc-client.ts';
 import { GrpcListener } from './grpc-server.ts';
 import type { TlsIdentity } from './tls-listener.ts';
 
@@ -53,7 +53,7 @@ describe('a TLS client', () => {
     expect(callers).toMatchObject([{ kind: 'svid' }]);
   });
 
-  it.each<{ name: string; make: () => Promise<TestIdentity> }>([
+  it.each<{ name: string; make: () => Promise<TestIdentity>; text?: string }>([
     {
       name: 'of an unknown authority',
       make: async () => (await TestIdentity.root('example.org', validity)).issue(agentId, validity),
@@ -75,20 +75,28 @@ describe('a TLS client', () => {
     {
       name: 'without a URI name',
       make: () => root.issue('', { ...validity, uris: [], dnsNames: ['a.test'] }),
+      text: 'client certificate has no URI SAN',
     },
     {
       name: 'with two URI names',
       make: () => root.issue('', { ...validity, uris: [agentId, 'spiffe://example.org/other'] }),
+      text: 'client certificate has more than one URI SAN',
     },
-    { name: 'whose URI is no SPIFFE ID', make: () => root.issue('https://example.org/x', validity) },
+    {
+      name: 'whose URI is no SPIFFE ID',
+      make: () => root.issue('https://example.org/x', validity),
+      text: 'client certificate has a malformed URI SAN: ',
+    },
     { name: 'that is a CA', make: () => root.issue(agentId, { ...validity, ca: true }) },
-  ])('with a certificate $name never reaches a handler', async ({ make }) => {
+  ])('with a certificate $name is told so and never reaches a handler', async ({ make, text = '' }) => {
     const { listener, callers, lines } = await startTls();
-    await expect(call(tlsChannelTo(listener.address, tlsOf(await make())))).rejects.toMatchObject({
-      code: 'unavailable',
-    });
+    const channel = tlsChannelTo(listener.address, tlsOf(await make()));
+    const refused = { code: 'unauthenticated', message: expect.stringContaining(text) };
+    await expect(call(channel)).rejects.toMatchObject(refused);
+    await expect(callUnary(channel, HealthService.list, {}, { timeoutMs: 5_000 })).rejects.toMatchObject(
+      refused,
+    );
     expect(callers).toEqual([]);
-    expect(listener.connections).toBe(0);
     expect(lines).toContainEqual(
       expect.objectContaining({ level: 'info', message: 'TLS client refused', address: expect.any(String) }),
     );

@@ -6,12 +6,13 @@ import {
   type TlsOptions,
   type Server as TlsServer,
 } from 'node:tls';
-import { AppError } from '../runtime/error.ts';
+import { AppError, errorText } from '../runtime/error.ts';
 import type { Logger } from '../runtime/log.ts';
 import type { LogLimiter } from '../runtime/log-limiter.ts';
 import type { Observable } from '../runtime/observable.ts';
-import type { SpiffeId } from '../spiffe/spiffe-id.ts';
+import { SpiffeId } from '../spiffe/spiffe-id.ts';
 import type { Certificate } from '../x509/certificate.ts';
+import type { FailureBudget } from './failure-budget.ts';
 import { peerChain } from './peer-chain.ts';
 import { PendingHandshakes } from './pending-handshakes.ts';
 import { type Acceptor, listenBacklog } from './unix-listener.ts';
@@ -26,11 +27,17 @@ export interface TlsIdentity {
 /** Decides from the parsed chain, leaf first, who the client is; throws when it is nobody. */
 export type VerifyClient = (chain: readonly Certificate[]) => SpiffeId;
 
-/** A client as TLS has proved it; without `svid` it presented no certificate. */
-export interface TlsClient {
-  readonly address: string;
-  readonly svid: { readonly id: SpiffeId; readonly certificate: Certificate } | undefined;
-}
+/** A client as TLS has proved it. */
+export type TlsClient =
+  | { readonly kind: 'anonymous'; readonly address: string }
+  | {
+      readonly kind: 'svid';
+      readonly id: SpiffeId;
+      readonly certificate: Certificate;
+      readonly address: string;
+    }
+  /** It holds the key of its certificate, but the certificate is not accepted. */
+  | { readonly kind: 'refused'; readonly refusal: AppError; readonly address: string };
 
 const handshakeTimeoutMs = 10_000;
 /** A client speaks first (RFC 8446 §2): who connects and says nothing wants only the place. */
@@ -41,8 +48,10 @@ interface TlsListenerOptions {
   readonly port: number;
   readonly identity: Observable<TlsIdentity | undefined>;
   readonly verifyClient: VerifyClient;
-  /** Handshakes at the same time; when one more comes, the oldest is cut off. */
+  /** Handshakes at the same time; when one more comes, the oldest is cut off. 0 = no limit. */
   readonly maxHandshakes: number;
+  /** Charged for what fails; while handshakes are scarce, addresses that have used it up get none. */
+  readonly failures: FailureBudget;
   readonly handshakeTimeoutMs?: number;
   readonly log: Logger;
   /** For what anybody can provoke. */
@@ -52,9 +61,9 @@ interface TlsListenerOptions {
 }
 
 /**
- * Listens with TLS 1.3 and ALPN `h2`. A client certificate is optional; one that OpenSSL or `verifyClient` does not
- * accept ends the connection. A new `identity` counts for new connections. Sessions are never resumed: a resumed
- * session would skip the verification.
+ * Listens with TLS 1.3 and ALPN `h2`. A client certificate is optional; with one that OpenSSL or `verifyClient` does
+ * not accept a client is `refused`: it may be told why, and nothing else. A new `identity` counts for new connections.
+ * Sessions are never resumed: a resumed session would skip the verification.
  */
 export async function listenTls(
   options: TlsListenerOptions,
@@ -64,7 +73,7 @@ export async function listenTls(
   const tls = createTlsServer({
     ...contextOf(identity.value),
     requestCert: true,
-    // Without a certificate a client may come in; one with a bad certificate is refused in `clientOf`.
+    // Without a certificate a client may come in; one with a bad certificate is told so, see `clientOf`.
     rejectUnauthorized: false,
     ALPNProtocols: ['h2'],
     handshakeTimeout: options.handshakeTimeoutMs ?? handshakeTimeoutMs,
@@ -93,10 +102,17 @@ function acceptTcp(
   options: TlsListenerOptions,
   onConnection: (socket: TLSSocket, client: TlsClient) => void,
 ): Server {
-  const { verifyClient, maxHandshakes, handshakeTimeoutMs: timeoutMs, refusals } = options;
+  const { verifyClient, maxHandshakes, handshakeTimeoutMs: timeoutMs, refusals, failures } = options;
   const limits = { max: maxHandshakes, firstByteMs: Math.min(firstByteMs, timeoutMs ?? firstByteMs) };
-  const handshakes = new PendingHandshakes(limits, () => {
-    refusals.write('warn', { limit: maxHandshakes }, 'connection dropped: too many TLS handshakes are open');
+  const handshakes = new PendingHandshakes(limits, {
+    isSuspect: (address) => failures.waitMs(address) > 0,
+    onFailed: (address) => failures.charge(address),
+    onDrop: () =>
+      refusals.write(
+        'warn',
+        { limit: maxHandshakes },
+        'connection dropped: too many TLS handshakes are open',
+      ),
   });
   tls.on('tlsClientError', (error, socket) => {
     refusals.write('debug', { error, address: addressOf(socket) }, 'TLS handshake failed');
@@ -109,8 +125,15 @@ function acceptTcp(
     handshakes.done(socket);
     const address = addressOf(socket);
     try {
-      onConnection(socket, { address, svid: clientOf(socket, verifyClient) });
+      requireHttp2(socket);
+      const client = clientOf(socket, address, verifyClient);
+      if (client.kind === 'refused') {
+        failures.charge(address);
+        refusals.write('info', { address, error: client.refusal }, 'TLS client refused');
+      }
+      onConnection(socket, client);
     } catch (error) {
+      failures.charge(address);
       refusals.write('info', { address, error }, 'TLS client refused');
       socket.destroy();
     }
@@ -122,25 +145,43 @@ function acceptTcp(
       socket.destroy();
       return;
     }
-    handshakes.add(socket);
-    tls.emit('connection', socket);
+    if (handshakes.add(socket, addressOf(socket))) tls.emit('connection', socket);
   });
 }
 
-/** Throws when the connection must not be served. */
-function clientOf(socket: TLSSocket, verifyClient: VerifyClient): TlsClient['svid'] {
+/** Throws when the connection cannot be served. */
+function requireHttp2(socket: TLSSocket): void {
   if (socket.alpnProtocol !== 'h2') throw refused('the client does not speak HTTP/2 (ALPN h2)');
   if (socket.isSessionReused()) throw refused('the client resumed a session');
-  const chain = peerChain(socket);
-  const [certificate] = chain;
-  if (certificate === undefined) return undefined;
-  if (!socket.authorized) {
-    throw refused(
-      `the client certificate does not verify: ${socket.authorizationError?.message ?? 'unknown reason'}`,
-    );
+}
+
+function clientOf(socket: TLSSocket, address: string, verifyClient: VerifyClient): TlsClient {
+  try {
+    const chain = peerChain(socket);
+    const [certificate] = chain;
+    if (certificate === undefined) return { kind: 'anonymous', address };
+    const claimed = requireOneUri(certificate);
+    if (!socket.authorized) {
+      throw refused(
+        `the client certificate of "${claimed}" does not verify: ${socket.authorizationError?.message ?? 'unknown reason'}`,
+      );
+    }
+    // OpenSSL has all roots in one pool; this check uses only those of the certificate's own trust domain.
+    return { kind: 'svid', id: verifyClient(chain), certificate, address };
+  } catch (error) {
+    return { kind: 'refused', refusal: refused(errorText(error)), address };
   }
-  // OpenSSL has all roots in one pool; this check uses only those of the certificate's own trust domain.
-  return { id: verifyClient(chain), certificate };
+}
+
+/** In SPIRE's words, which people search for; the profile of an SVID asks for the same. */
+function requireOneUri({ uris }: Certificate): SpiffeId {
+  if (uris.length === 0) throw refused('client certificate has no URI SAN');
+  if (uris.length > 1) throw refused('client certificate has more than one URI SAN');
+  try {
+    return SpiffeId.parse(uris[0] ?? '');
+  } catch (error) {
+    throw refused(`client certificate has a malformed URI SAN: ${errorText(error)}`);
+  }
 }
 
 function contextOf(identity: TlsIdentity | undefined): TlsOptions {

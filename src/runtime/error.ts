@@ -16,17 +16,24 @@ export type ErrorCode =
 
 /**
  * The one error that crosses rooms. `message` is for people: what was expected, what came, where; never key
- * material or tokens. `reason` is for programs, such as `AGENT_BANNED`. `cause` is for logs only.
+ * material or tokens. `reason` is for programs, such as `AGENT_BANNED`. `retryAfterMs` says from when on trying again
+ * can help. `cause` is for logs only.
  */
 export class AppError extends Error {
   override readonly name = 'AppError';
   readonly code: ErrorCode;
   readonly reason: string | undefined;
+  readonly retryAfterMs: number | undefined;
 
-  constructor(code: ErrorCode, message: string, options: { reason?: string; cause?: unknown } = {}) {
+  constructor(
+    code: ErrorCode,
+    message: string,
+    options: { reason?: string; retryAfterMs?: number; cause?: unknown } = {},
+  ) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
     this.reason = options.reason;
+    this.retryAfterMs = options.retryAfterMs;
   }
 }
 

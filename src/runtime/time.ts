@@ -1,4 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { AppError } from './error.ts';
 
 /** Where all time comes from. Tests use `FakeClock` of `src/testing/`. */
 export interface Clock {
@@ -33,16 +34,25 @@ export class Backoff {
     this.#options = options;
   }
 
-  /** How long to wait after one more failure, in ms: between a tenth of the ceiling and the ceiling. */
-  nextMs(): number {
+  /**
+   * How long to wait after one more failure, in ms: between a tenth of the ceiling and the ceiling, and at least as
+   * long as the error says that it takes.
+   */
+  nextMs(error?: unknown): number {
     const { baseMs, capMs, random = Math.random } = this.#options;
     const ceiling = Math.min(capMs, baseMs * 2 ** Math.min(this.#failures, 30));
     this.#failures += 1;
-    return ceiling * (0.1 + 0.9 * random());
+    return Math.max(ceiling * (0.1 + 0.9 * random()), askedWaitMs(error, random));
   }
 
   /** After a success the next failure starts from `baseMs` again. */
   reset(): void {
     this.#failures = 0;
   }
+}
+
+/** How long an error asks to wait before another try, in ms; a little more, so that not all come back at once. */
+export function askedWaitMs(error: unknown, random: () => number = Math.random): number {
+  if (!(error instanceof AppError) || error.retryAfterMs === undefined) return 0;
+  return error.retryAfterMs * (1 + 0.2 * random());
 }

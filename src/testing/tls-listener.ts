@@ -3,8 +3,10 @@ import { type ConnectionOptions, connect, type TLSSocket } from 'node:tls';
 import { onTestFinished } from 'vitest';
 import { HealthService } from '../gen/grpc/health/v1/health.ts';
 import type { Caller } from '../rpc/caller.ts';
+import type { FailureBudget } from '../rpc/failure-budget.ts';
 import { type ClientChannel, callUnary, tlsChannel } from '../rpc/grpc-client.ts';
 import { GrpcListener } from '../rpc/grpc-server.ts';
+import type { Authorize } from '../rpc/handlers.ts';
 import type { ClientTls } from '../rpc/tls-credentials.ts';
 import type { TlsIdentity } from '../rpc/tls-listener.ts';
 import { Observable } from '../runtime/observable.ts';
@@ -62,20 +64,36 @@ export async function startTls(
     readonly handshakeTimeoutMs?: number;
     readonly maxHandshakes?: number;
     readonly maxAnonymousConnections?: number;
+    readonly maxConnectionsPerIdentity?: number;
+    readonly maxConnectionAgeMs?: number;
+    readonly failures?: FailureBudget;
     readonly clock?: Clock;
+    readonly authorize?: Authorize;
+    /** Besides keeping the caller. */
+    readonly check?: (signal: AbortSignal) => Promise<void>;
   } = {},
 ) {
   const callers: Caller[] = [];
   const { log, lines } = memoryLogger();
   const identity = new Observable<TlsIdentity | undefined>(tlsOf(server));
-  const { maxHandshakes, maxAnonymousConnections, ...rest } = options;
+  const {
+    maxHandshakes,
+    maxAnonymousConnections,
+    maxConnectionsPerIdentity,
+    maxConnectionAgeMs,
+    check: checked,
+    ...rest
+  } = options;
   const listener = await GrpcListener.tls({
     host: '127.0.0.1',
     port: 0,
     identity,
     verifyClient: verify,
     services: sampleServices({
-      check: async (_, { caller }) => void callers.push(caller),
+      async check(_, { caller, signal }) {
+        callers.push(caller);
+        await checked?.(signal);
+      },
       async *watch(_, { signal }) {
         yield;
         await once(signal, 'abort');
@@ -83,8 +101,10 @@ export async function startTls(
     }),
     authorize: () => undefined,
     limits: {
+      ...(maxConnectionAgeMs === undefined ? {} : { maxConnectionAgeMs }),
       ...(maxHandshakes === undefined ? {} : { maxHandshakes }),
       ...(maxAnonymousConnections === undefined ? {} : { maxAnonymousConnections }),
+      ...(maxConnectionsPerIdentity === undefined ? {} : { maxConnectionsPerIdentity }),
     },
     log,
     ...rest,

@@ -1,0 +1,139 @@
+import type { Socket } from 'node:net';
+import { ServerInterceptingCall, type ServerInterceptor } from '@grpc/grpc-js';
+import type { Clock } from '../runtime/time.ts';
+
+const lookEveryMs = 200;
+/** An honest caller sends its request at once; in a storm of large ones that takes seconds, but not many. */
+const patienceMs = 3_000;
+/** What a call that waits for its request costs besides the bytes that have come for it. */
+const callBytes = 512;
+
+/** How much may be held of one group: of requests that have been coming for too long, and of all. */
+export interface UnfinishedLimits {
+  readonly lateBytes: number;
+  readonly bytes: number;
+}
+
+/** A call whose request is not complete, and what its connection had received before it began. */
+interface Waiting {
+  readonly sinceMs: number;
+  readonly bytesBefore: number;
+}
+
+interface Source {
+  readonly socket: Socket;
+  readonly group: string;
+  /** The oldest first. */
+  readonly calls: Set<Waiting>;
+}
+
+/**
+ * Bounds what is held of requests that are not complete, by group, such as all connections of one user. grpc-js keeps
+ * them as the frames they came in (one byte may cost it 150), for as long as their caller likes and before anybody may
+ * ask who that is. When a group has too much of it, the connection that has most is dropped.
+ */
+export class UnfinishedRequests {
+  readonly #limits: UnfinishedLimits;
+  readonly #deps: { readonly clock: Clock; readonly signal: AbortSignal; readonly onDrop: () => void };
+  readonly #sources = new Map<string, Source>();
+  readonly #waiting = new Set<Source>();
+  #isWatching = false;
+
+  /** `onDrop` is called for each connection that was dropped; `signal` ends the watch. */
+  constructor(
+    limits: UnfinishedLimits,
+    deps: { readonly clock: Clock; readonly signal: AbortSignal; readonly onDrop: () => void },
+  ) {
+    this.#limits = limits;
+    this.#deps = deps;
+  }
+
+  /** Counts the connection, which its calls know by its remote address, until it closes. */
+  add(socket: Socket, group: string): void {
+    const source = { socket, group, calls: new Set<Waiting>() };
+    const peer = socket.remoteAddress ?? '';
+    this.#sources.set(peer, source);
+    socket.once('close', () => {
+      this.#sources.delete(peer);
+      this.#waiting.delete(source);
+    });
+  }
+
+  /** To be put before the handlers: sees calls begin, and their first message come. */
+  readonly interceptor: ServerInterceptor = (_method, call) => {
+    const end = this.begin(call.getPeer());
+    return new ServerInterceptingCall(call, {
+      start: (next) =>
+        next({
+          onReceiveMessage: (message, pass) => {
+            end();
+            pass(message);
+          },
+          onCancel: end,
+        }),
+      sendStatus: (status, pass) => {
+        end();
+        pass(status);
+      },
+    });
+  };
+
+  /** A call has begun on the connection; to be told by what is returned that its request is complete, or the call over. */
+  begin(peer: string): () => void {
+    const source = this.#sources.get(peer);
+    if (source === undefined) return () => undefined;
+    const call = { sinceMs: this.#deps.clock.monotonic(), bytesBefore: source.socket.bytesRead };
+    source.calls.add(call);
+    this.#waiting.add(source);
+    if (!this.#isWatching) void this.#watch();
+    return () => {
+      source.calls.delete(call);
+      if (source.calls.size === 0) this.#waiting.delete(source);
+    };
+  }
+
+  async #watch(): Promise<void> {
+    const { clock, signal } = this.#deps;
+    this.#isWatching = true;
+    while (this.#waiting.size > 0 && !signal.aborted) {
+      await clock.sleep(lookEveryMs, signal);
+      for (const sources of Map.groupBy(this.#waiting, ({ group }) => group).values()) this.#look(sources);
+    }
+    this.#isWatching = false;
+  }
+
+  #look(sources: readonly Source[]): void {
+    const { lateBytes, bytes } = this.#limits;
+    const late = this.#deps.clock.monotonic() - patienceMs;
+    this.#enforce(
+      sources.filter(({ calls }) => (oldestOf(calls)?.sinceMs ?? Number.POSITIVE_INFINITY) <= late),
+      lateBytes,
+    );
+    this.#enforce(sources, bytes);
+  }
+
+  #enforce(sources: readonly Source[], maxBytes: number): void {
+    const held = sources
+      .filter(({ socket }) => !socket.destroyed)
+      .map((source) => ({ source, bytes: bytesHeldFor(source) }));
+    let together = held.reduce((sum, { bytes }) => sum + bytes, 0);
+    for (const { source, bytes } of held.sort((a, b) => b.bytes - a.bytes)) {
+      if (together <= maxBytes) return;
+      together -= bytes;
+      this.#waiting.delete(source);
+      this.#deps.onDrop();
+      source.socket.destroy();
+    }
+  }
+}
+
+function oldestOf(calls: ReadonlySet<Waiting>): Waiting | undefined {
+  const [oldest] = calls;
+  return oldest;
+}
+
+/** At most this much: what came since the oldest of them began may be for other calls as well. */
+function bytesHeldFor({ socket, calls }: Source): number {
+  const before = oldestOf(calls)?.bytesBefore ?? socket.bytesRead;
+  return socket.bytesRead - before + calls.size * callBytes;
+}
