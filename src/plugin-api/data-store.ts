@@ -1,37 +1,46 @@
+import type { AppError } from '../runtime/error.ts';
 import type { Bundle } from '../spiffe/bundle.ts';
 import type { NewEntry, RegistrationEntry } from '../spiffe/registration-entry.ts';
-import type { Selector } from '../spiffe/selector.ts';
+import type { MatchBehavior, Selector } from '../spiffe/selector.ts';
 import type { SpiffeId, TrustDomain } from '../spiffe/spiffe-id.ts';
 import type { Certificate } from '../x509/certificate.ts';
 
-/** Which entries a list asks for; absent = any. */
-export interface EntryQuery {
-  readonly spiffeId?: SpiffeId;
-  readonly parentId?: SpiffeId;
-  /** Entries after this id, in order of id. */
-  readonly afterId?: string;
-  readonly limit?: number;
+/** The stored entry, and whether it was stored now. */
+export interface EntryCreation {
+  readonly entry: RegistrationEntry;
+  readonly created: boolean;
 }
 
+/** What is to become of one entry; `change` may throw an AppError to refuse it. */
+export interface EntryChange {
+  readonly id: string;
+  readonly change: (current: RegistrationEntry) => NewEntry;
+}
+
+/**
+ * Each change is a batch in one transaction, with one result for each item, in order. An item that fails is an
+ * AppError in its place and does not disturb the others; a transaction that fails rejects, and changes nothing.
+ */
 export interface EntryStore {
   /**
-   * Stores the entry. When one with the same parent, SPIFFE ID and selectors exists, stores nothing and returns
-   * that one with `created: false`. Throws `already-exists` when the id is taken by another entry.
+   * Stores the entries. For one whose parent, SPIFFE ID and selectors are those of a stored one, that one is the
+   * result, with `created: false`. Items fail with `already-exists` when their id is taken by another entry, and
+   * with `failed-precondition` when they federate with a trust domain whose bundle is not stored.
    */
-  create(entry: NewEntry): Promise<{ readonly entry: RegistrationEntry; readonly created: boolean }>;
+  create(entries: readonly NewEntry[]): Promise<readonly (EntryCreation | AppError)[]>;
   /**
-   * Replaces the entry with `change(current)` in one transaction and counts its revision up. Throws `not-found`,
-   * and `already-exists` when the result would equal another entry's parent, SPIFFE ID and selectors.
+   * Replaces each entry with `change(current)` and counts its revision up. Items fail with `not-found`, with what
+   * `change` throws, with `already-exists` when the result would equal another entry's parent, SPIFFE ID and
+   * selectors, and as `create` for trust domains.
    */
-  update(id: string, change: (current: RegistrationEntry) => NewEntry): Promise<RegistrationEntry>;
-  /** Returns what was deleted, or undefined. */
-  delete(id: string): Promise<RegistrationEntry | undefined>;
-  find(id: string): Promise<RegistrationEntry | undefined>;
-  /** In order of id. */
-  list(query: EntryQuery): Promise<readonly RegistrationEntry[]>;
+  update(changes: readonly EntryChange[]): Promise<readonly (RegistrationEntry | AppError)[]>;
+  /** Returns what was deleted, or undefined where there was nothing. */
+  delete(ids: readonly string[]): Promise<readonly (RegistrationEntry | undefined)[]>;
+  /** All entries, or those below a parent, in order of id. For filling the index, which answers all questions. */
+  list(query?: { readonly parentId?: SpiffeId }): Promise<readonly RegistrationEntry[]>;
 }
 
-/** An attested node. */
+/** An attested node. Times in Unix seconds. */
 export interface AgentRecord {
   readonly id: SpiffeId;
   readonly attestationType: string;
@@ -44,26 +53,76 @@ export interface AgentRecord {
   readonly selectors: readonly Selector[];
   readonly canReattest: boolean;
   readonly banned: boolean;
+  /** What the agent says of itself; empty = nothing yet. */
+  readonly agentVersion: string;
+}
+
+/** What an attestation says of an agent. */
+export type AttestedAgent = Pick<
+  AgentRecord,
+  'id' | 'attestationType' | 'serial' | 'expiresAt' | 'selectors' | 'canReattest'
+>;
+
+/** Which agents are meant; absent = any. */
+export interface AgentFilter {
+  readonly attestationType?: string;
+  readonly banned?: boolean;
+  readonly canReattest?: boolean;
+  /** Unix seconds: those whose certificate ends earlier. */
+  readonly expiresBefore?: number;
+  readonly selectors?: { readonly wanted: readonly Selector[]; readonly match: MatchBehavior };
 }
 
 export interface AgentStore {
-  /** Creates or replaces the record of an agent; throws `permission-denied` (`AGENT_BANNED`) when it is banned. */
-  recordAttestation(agent: Omit<AgentRecord, 'banned' | 'newSerial' | 'newExpiresAt'>): Promise<AgentRecord>;
-  /** Notes the renewed certificate as `newSerial`; throws `not-found` when the agent is not known or banned. */
+  /**
+   * Creates or replaces the record of an agent. Throws `permission-denied` (`AGENT_BANNED`) when it is banned, and
+   * `invalid-argument` when its record has been deleted since it joined with the token that it shows again.
+   */
+  recordAttestation(agent: AttestedAgent): Promise<AgentRecord>;
+  /** Notes the renewed certificate as `newSerial`; throws `permission-denied` for an agent not known or banned. */
   recordRenewal(
     id: SpiffeId,
     renewed: { readonly serial: string; readonly expiresAt: number },
   ): Promise<AgentRecord>;
-  /** Makes `newSerial` the current one, if it is `serial`. */
+  /** Makes `newSerial` the current one, if it is `serial`; throws as `recordRenewal`. */
   promoteSerial(id: SpiffeId, serial: string): Promise<AgentRecord>;
+  /** Notes what the agent says of itself; throws as `recordRenewal`. */
+  recordVersion(id: SpiffeId, agentVersion: string): Promise<AgentRecord>;
+  /** From now on the agent is refused, and cannot attest again until its record is deleted. Throws `not-found`. */
+  ban(id: SpiffeId): Promise<AgentRecord>;
+  /** Returns what was deleted, or undefined. */
+  delete(id: SpiffeId): Promise<AgentRecord | undefined>;
   find(id: SpiffeId): Promise<AgentRecord | undefined>;
-  list(): Promise<readonly AgentRecord[]>;
+  /** In order of id; at most `limit` of those after `afterId`. */
+  list(
+    query?: AgentFilter & { readonly afterId?: string; readonly limit?: number },
+  ): Promise<readonly AgentRecord[]>;
+  count(filter?: AgentFilter): Promise<number>;
+}
+
+/**
+ * What becomes of the entries that federate with a trust domain whose bundle is deleted: `restrict` = they keep it
+ * from being deleted, `dissociate` = they lose the trust domain, `delete` = they are deleted.
+ */
+export type BundleDeleteMode = 'restrict' | 'dissociate' | 'delete';
+
+/** The entries that a deletion of a bundle changed, as they are now, and those that it deleted. */
+export interface BundleDeletion {
+  readonly changed: readonly RegistrationEntry[];
+  readonly deletedIds: readonly string[];
 }
 
 export interface BundleStore {
   find(trustDomain: TrustDomain): Promise<Bundle | undefined>;
+  /** In order of trust domain. */
+  list(): Promise<readonly Bundle[]>;
   /** Replaces the bundle with `change(current)` in one transaction; returns what is stored then. */
   update(trustDomain: TrustDomain, change: (current: Bundle | undefined) => Bundle): Promise<Bundle>;
+  /**
+   * Deletes the bundle, and does to entries what `mode` says, in one transaction. Throws `not-found`, and
+   * `failed-precondition` with the entries that are in the way.
+   */
+  delete(trustDomain: TrustDomain, mode: BundleDeleteMode): Promise<BundleDeletion>;
 }
 
 /** A one-time token as the store knows it: never the token itself. */

@@ -5,6 +5,8 @@ import {
   canonicalSelectors,
   checkSelector,
   isSubset,
+  type MatchBehavior,
+  matchesSet,
   parseSelector,
   type Selector,
   selectorText,
@@ -94,6 +96,36 @@ describe('the subset test', () => {
       fc.property(selectors, selectors, (wanted, have) => {
         const set = new Set(texts(have));
         expect(isSubset(wanted, set)).toBe(new Set(texts(wanted)).isSubsetOf(set));
+      }),
+    );
+  });
+});
+
+describe('a set that a filter names', () => {
+  it.each<{ have: string[]; wanted: string[]; matches: readonly MatchBehavior[] }>([
+    { have: ['a', 'b'], wanted: ['b', 'a'], matches: ['exact', 'subset', 'superset', 'any'] },
+    { have: ['a', 'b'], wanted: ['a', 'a', 'b'], matches: ['exact', 'subset', 'superset', 'any'] },
+    { have: ['a'], wanted: ['a', 'b'], matches: ['subset', 'any'] },
+    { have: ['a', 'b'], wanted: ['a'], matches: ['superset', 'any'] },
+    { have: ['a', 'b'], wanted: ['b', 'c'], matches: ['any'] },
+    { have: ['a'], wanted: ['b'], matches: [] },
+    { have: [], wanted: ['a'], matches: [] },
+    { have: ['a'], wanted: [], matches: ['superset'] },
+    { have: [], wanted: [], matches: ['exact', 'superset'] },
+  ])('$wanted is met by $have for $matches', ({ have, wanted, matches }) => {
+    const all: readonly MatchBehavior[] = ['exact', 'subset', 'superset', 'any'];
+    expect(all.filter((behavior) => matchesSet(have, wanted, behavior))).toEqual(matches);
+  });
+
+  it('is compared as sets are', () => {
+    const set = fc.uniqueArray(fc.constantFrom('a', 'b', 'c', 'd'));
+    fc.assert(
+      fc.property(set, set, (have, wanted) => {
+        const [h, w] = [new Set(have), new Set(wanted)];
+        expect(matchesSet(have, wanted, 'exact')).toBe(h.symmetricDifference(w).size === 0);
+        expect(matchesSet(have, wanted, 'subset')).toBe(h.size > 0 && h.isSubsetOf(w));
+        expect(matchesSet(have, wanted, 'superset')).toBe(h.isSupersetOf(w));
+        expect(matchesSet(have, wanted, 'any')).toBe(!h.isDisjointFrom(w));
       }),
     );
   });

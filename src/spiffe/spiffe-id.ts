@@ -11,27 +11,29 @@ const shownLength = 100;
 
 /** A trust domain name that is known to be valid: lower-case letters, digits, dots, dashes, underscores (SPIFFE-ID §2.1). */
 export class TrustDomain {
+  /** Nearly all names that come are the server's own: many thousands of IDs share one object. */
+  static #last: TrustDomain | undefined;
   readonly name: string;
+  /** The trust domain's own SPIFFE ID, without a path: `spiffe://example.org`. */
+  readonly id: string;
 
   private constructor(name: string) {
     this.name = name;
+    this.id = scheme + name;
   }
 
   /** Parses a bare name such as `example.org`; throws `invalid-argument`. */
   static parse(name: string): TrustDomain {
+    if (TrustDomain.#last?.name === name) return TrustDomain.#last;
     const refusal = trustDomainRefusal(name);
     if (refusal !== undefined) throw invalid('trust domain', name, refusal);
-    return new TrustDomain(name);
+    TrustDomain.#last = new TrustDomain(name);
+    return TrustDomain.#last;
   }
 
   /** Parses a bare name, or takes the trust domain of a SPIFFE ID with or without a path; throws `invalid-argument`. */
   static parseNameOrId(text: string): TrustDomain {
     return text.includes(':') ? SpiffeId.parse(text).trustDomain : TrustDomain.parse(text);
-  }
-
-  /** The trust domain's own SPIFFE ID, without a path: `spiffe://example.org`. */
-  get id(): string {
-    return scheme + this.name;
   }
 
   equals(other: TrustDomain): boolean {
@@ -50,10 +52,10 @@ export class SpiffeId {
   readonly path: string;
   readonly #text: string;
 
-  private constructor(trustDomain: TrustDomain, path: string) {
+  private constructor(trustDomain: TrustDomain, path: string, text: string) {
     this.trustDomain = trustDomain;
     this.path = path;
-    this.#text = trustDomain.id + path;
+    this.#text = text;
   }
 
   /**
@@ -70,7 +72,7 @@ export class SpiffeId {
     const path = slash === -1 ? '' : text.slice(slash);
     const refusal = trustDomainRefusal(name) ?? pathRefusal(path);
     if (refusal !== undefined) throw invalid('SPIFFE ID', text, refusal);
-    return new SpiffeId(TrustDomain.parse(name), path);
+    return new SpiffeId(TrustDomain.parse(name), path, text);
   }
 
   /** Joins a trust domain and a path, which is empty or starts with `/`; throws `invalid-argument`. */
@@ -78,7 +80,7 @@ export class SpiffeId {
     const length = trustDomain.id.length + path.length;
     const refusal = length > maxSpiffeIdBytes ? tooLong : pathRefusal(path);
     if (refusal !== undefined) throw invalid('SPIFFE ID', trustDomain.id + path, refusal);
-    return new SpiffeId(trustDomain, path);
+    return new SpiffeId(trustDomain, path, trustDomain.id + path);
   }
 
   equals(other: SpiffeId): boolean {

@@ -17,7 +17,7 @@ async function damagedStore(statement: string): Promise<DataStore> {
   const clock = new FakeClock();
   const store = await openSqliteStore({ dataDir, clock });
   onTestFinished(() => store.close());
-  await store.entries.create(newEntry({ id: 'e1' }));
+  await store.entries.create([newEntry({ id: 'e1' })]);
   const attestation = { attestationType: 'a', serial: '1', expiresAt: 1, selectors: [], canReattest: true };
   await store.agents.recordAttestation({ id: agentId, ...attestation });
   await store.tokens.create({ hash, expiresAt: 10 ** 10, aliasId: agentId });
@@ -30,7 +30,7 @@ async function damagedStore(statement: string): Promise<DataStore> {
   return store;
 }
 
-const readEntry = (store: DataStore) => store.entries.find('e1');
+const readEntry = (store: DataStore) => store.entries.list();
 const readAgent = (store: DataStore) => store.agents.find(agentId);
 const readBundle = (store: DataStore) => store.bundles.find(TrustDomain.parse('example.org'));
 
@@ -61,7 +61,12 @@ describe('a damaged row is an error that names table and row', () => {
       'selectors = \'["a:a" ]\'',
       'can_reattest = 3',
     ].map((set) => ({ set: `agents set ${set}`, read: readAgent, table: 'agents', id: agentId.toString() })),
-    ...['sequence = -1', 'refresh_hint_seconds = -1'].map((set) => ({
+    ...[
+      "sequence = '-1'",
+      "sequence = '01'",
+      "sequence = '18446744073709551616'",
+      'refresh_hint_seconds = -1',
+    ].map((set) => ({
       set: `bundles set ${set}`,
       read: readBundle,
       table: 'bundles',
@@ -86,6 +91,14 @@ describe('a damaged row is an error that names table and row', () => {
     const store = await damagedStore("insert into bundle_authorities values ('example.org', 0, x'3000', 0)");
     const message = expect.stringContaining('row "example.org, 0" of table "bundle_authorities"');
     await expect(readBundle(store)).rejects.toMatchObject({ code: 'internal', message });
+  });
+
+  it('also when a JWT authority of a bundle cannot be parsed', async () => {
+    const values = "values ('example.org', 0, 'k', x'3000', 0, 0)";
+    const store = await damagedStore(`insert into bundle_jwt_authorities ${values}`);
+    const message = expect.stringContaining('row "example.org, 0" of table "bundle_jwt_authorities"');
+    await expect(readBundle(store)).rejects.toMatchObject({ code: 'internal', message });
+    await expect(store.bundles.list()).rejects.toMatchObject({ code: 'internal', message });
   });
 
   it('also when the alias of a token cannot be parsed, and the token is not used up', async () => {

@@ -6,26 +6,41 @@ import {
   SqliteDialect,
   type SqliteDialectConfig,
   SqliteDriver,
+  type SqliteStatement,
 } from 'kysely';
+
+/** More than the stores have statements; what a number of parameters makes different may come and go. */
+const keptStatements = 200;
 
 /** Lets kysely run on a database of `node:sqlite`, with transactions that are safe beside other processes. */
 export function nodeSqliteDialect(database: DatabaseSync): SqliteDialect {
+  const prepared = new Map<string, SqliteStatement>();
   const config: SqliteDialectConfig = {
     database: {
       close: () => database.close(),
+      // SQLite needs longer to understand an insertion than to do it.
       prepare(text) {
-        const statement = database.prepare(text);
-        const values = (parameters: readonly unknown[]) => parameters as readonly SQLInputValue[];
-        return {
-          reader: statement.columns().length > 0,
-          all: (parameters) => statement.all(...values(parameters)),
-          run: (parameters) => statement.run(...values(parameters)),
-          iterate: (parameters) => statement.iterate(...values(parameters)),
-        };
+        const known = prepared.get(text);
+        if (known !== undefined) return known;
+        if (prepared.size >= keptStatements) prepared.clear();
+        const statement = prepare(database, text);
+        prepared.set(text, statement);
+        return statement;
       },
     },
   };
   return new NodeSqliteDialect(config, database);
+}
+
+function prepare(database: DatabaseSync, text: string): SqliteStatement {
+  const statement = database.prepare(text);
+  const values = (parameters: readonly unknown[]) => parameters as readonly SQLInputValue[];
+  return {
+    reader: statement.columns().length > 0,
+    all: (parameters) => statement.all(...values(parameters)),
+    run: (parameters) => statement.run(...values(parameters)),
+    iterate: (parameters) => statement.iterate(...values(parameters)),
+  };
 }
 
 class NodeSqliteDialect extends SqliteDialect {

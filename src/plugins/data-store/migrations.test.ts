@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { sql } from 'kysely';
 import { describe, expect, it, onTestFinished } from 'vitest';
-import { newEntry } from '../../testing/data-store/samples.ts';
+import { makeRoot, newEntry, ours } from '../../testing/data-store/samples.ts';
 import { FakeClock } from '../../testing/fake-clock.ts';
 import { tempDir } from '../../testing/temp-dir.ts';
 import { type Migration, migrate, migrations, newestVersion, storedVersion } from './migrations.ts';
@@ -41,12 +41,36 @@ describe('migrations', () => {
   it('take the rows along', async () => {
     const dataDir = tempDir();
     const store = await openSqliteStore({ dataDir, clock });
-    await store.entries.create(newEntry());
+    await store.entries.create([newEntry()]);
     await store.close();
     const database = await openDatabase(dataDir);
     await migrate(database, clock, [...migrations, next]);
     const { rows } = await database.read('read', (db) => sql`select id, note from entries`.execute(db));
     expect(rows).toEqual([{ id: 'e1', note: 'kept' }]);
+  });
+
+  it('take bundles from version 2 along, and what belongs to them', async () => {
+    const dataDir = tempDir();
+    const database = await openDatabase(dataDir);
+    await migrate(database, clock, migrations.slice(0, 2));
+    const root = await makeRoot('1');
+    await database.transaction('fill', async (tx) => {
+      await sql`insert into bundles values ('example.org', 9007199254740991, 300)`.execute(tx);
+      await sql`insert into bundle_authorities values ('example.org', 0, ${root.der}, 1)`.execute(tx);
+    });
+    await migrate(database, clock);
+    const store = await openSqliteStore({ dataDir, clock });
+    onTestFinished(() => store.close());
+    const bundle = await store.bundles.find(ours);
+    expect(bundle).toMatchObject({
+      sequence: 9007199254740991n,
+      refreshHintSeconds: 300,
+      jwtAuthorities: [],
+    });
+    expect(bundle?.x509Authorities).toMatchObject([{ certificate: { der: root.der }, tainted: true }]);
+    await store.bundles.delete(ours, 'restrict');
+    const { rows } = await database.read('read', (db) => sql`select 1 from bundle_authorities`.execute(db));
+    expect(rows).toEqual([]);
   });
 
   it('that fail leave the version before them, whole', async () => {

@@ -85,6 +85,56 @@ export const migrations: readonly Migration[] = [
       "create unique index authorities_one_active on authorities (state) where state = 'active'",
     ],
   },
+  {
+    version: 2,
+    name: 'agents: version, and indexes for lists of them',
+    statements: [
+      "alter table agents add column agent_version text not null default ''",
+      'create index agents_attestation_type on agents (attestation_type, id)',
+      'create index agents_expires_at on agents (expires_at)',
+      "create index agents_banned on agents (id) where serial = ''",
+    ],
+  },
+  {
+    version: 3,
+    name: 'bundles: sequences of 64 bits, JWT authorities, entries that federate',
+    statements: [
+      `create table new_bundles (
+        trust_domain text primary key not null,
+        sequence text not null,
+        refresh_hint_seconds integer not null
+      ) strict`,
+      'insert into new_bundles select trust_domain, cast(sequence as text), refresh_hint_seconds from bundles',
+      `create table new_bundle_authorities (
+        trust_domain text not null references new_bundles (trust_domain) on delete cascade,
+        position integer not null,
+        certificate blob not null,
+        tainted integer not null check (tainted in (0, 1)),
+        primary key (trust_domain, position)
+      ) strict`,
+      'insert into new_bundle_authorities select trust_domain, position, certificate, tainted from bundle_authorities',
+      'drop table bundle_authorities',
+      'drop table bundles',
+      'alter table new_bundles rename to bundles',
+      'alter table new_bundle_authorities rename to bundle_authorities',
+      `create table bundle_jwt_authorities (
+        trust_domain text not null references bundles (trust_domain) on delete cascade,
+        position integer not null,
+        key_id text not null,
+        public_key blob not null,
+        expires_at integer not null,
+        tainted integer not null check (tainted in (0, 1)),
+        primary key (trust_domain, position)
+      ) strict`,
+      "create index entries_federating on entries (id) where federates_with <> '[]'",
+    ],
+  },
+  {
+    version: 4,
+    name: 'entries: questions are answered from memory',
+    // Each insertion had to write a page of it for nothing.
+    statements: ['drop index entries_spiffe_id'],
+  },
 ];
 
 /** The schema version that this program writes. */

@@ -5,6 +5,7 @@ export interface Schema {
   readonly agents: AgentRow;
   readonly bundles: BundleRow;
   readonly bundle_authorities: BundleAuthorityRow;
+  readonly bundle_jwt_authorities: BundleJwtAuthorityRow;
   readonly join_tokens: JoinTokenRow;
   readonly authorities: AuthorityRow;
 }
@@ -41,11 +42,13 @@ export interface AgentRow {
   readonly new_expires_at: number;
   readonly selectors: string;
   readonly can_reattest: number;
+  readonly agent_version: string;
 }
 
 export interface BundleRow {
   readonly trust_domain: string;
-  readonly sequence: number;
+  /** Decimal, since SQLite's integers have a sign. */
+  readonly sequence: string;
   readonly refresh_hint_seconds: number;
 }
 
@@ -54,6 +57,17 @@ export interface BundleAuthorityRow {
   readonly position: number;
   /** DER. */
   readonly certificate: Uint8Array;
+  readonly tainted: number;
+}
+
+export interface BundleJwtAuthorityRow {
+  readonly trust_domain: string;
+  readonly position: number;
+  readonly key_id: string;
+  /** SPKI, DER. */
+  readonly public_key: Uint8Array;
+  /** 0 = not said. */
+  readonly expires_at: number;
   readonly tainted: number;
 }
 

@@ -34,7 +34,7 @@ describe('a process killed in the middle of its writes', () => {
        for (let n = 0; ; n += 1) {
          const id = String(n).padStart(6, '0');
          const spiffeId = SpiffeId.parse('spiffe://example.org/' + id);
-         await store.entries.create({ ...rest, id, spiffeId, parentId });
+         await store.entries.create([{ ...rest, id, spiffeId, parentId }]);
          await store.tokens.create({ hash: id.padEnd(64, 'a'), expiresAt: 9, aliasId: undefined });
          say(id);
        }`,
@@ -43,7 +43,7 @@ describe('a process killed in the middle of its writes', () => {
     while (acknowledged.length < 100) acknowledged.push(await child.nextLine());
     await child.kill('SIGKILL');
     const store = await openSqliteStore({ dataDir, clock: systemClock });
-    const stored = new Set((await store.entries.list({})).map(({ id }) => id));
+    const stored = new Set((await store.entries.list()).map(({ id }) => id));
     expect(acknowledged.filter((id) => !stored.has(id))).toEqual([]);
     for (const id of acknowledged) {
       const again = store.tokens.create({ hash: id.padEnd(64, 'a'), expiresAt: 9, aliasId: undefined });
@@ -68,7 +68,7 @@ describe('two processes that redeem the same tokens at the same time', () => {
     );
     const pairs = hashes.map((_, n) => outcomes.map((list) => list[n]).sort());
     expect(pairs).toEqual(hashes.map(() => ['redeemed', 'used']));
-    expect(await store.entries.list({})).toHaveLength(hashes.length);
+    expect(await store.entries.list()).toHaveLength(hashes.length);
     await store.close();
   });
 });

@@ -46,7 +46,7 @@ function describesPreparation(open: OpenHarness): void {
     await store.authorities.prepare(record, ours, addRoot(record));
     const twice = store.authorities.prepare(record, ours, () => emptyBundle(9));
     await expect(twice).rejects.toMatchObject({ code: 'already-exists' });
-    expect((await store.bundles.find(ours))?.sequence).toBe(1);
+    expect((await store.bundles.find(ours))?.sequence).toBe(1n);
   });
 
   it('takes only authorities that do not sign yet', async () => {

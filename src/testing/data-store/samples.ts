@@ -15,9 +15,6 @@ export interface DataStoreHarness {
   readonly store: DataStore;
   /** Closes the store and opens the same database again. */
   reopen(): Promise<DataStore>;
-  /** What an administrator does to an agent; the stores have no method for it yet. */
-  ban(id: SpiffeId): Promise<void>;
-  evict(id: SpiffeId): Promise<void>;
 }
 
 /** Makes a harness around a new, empty database. */
@@ -32,7 +29,7 @@ export const ours = TrustDomain.parse('example.org');
 /** The agent of all samples. */
 export const agentId = SpiffeId.parse('spiffe://example.org/spire/agent/join_token/a');
 
-/** An entry with something to lose in every field. */
+/** An entry with something to lose in every field but `federatesWith`, which needs stored bundles. */
 export function newEntry(changes: Partial<NewEntry> = {}): NewEntry {
   return {
     id: 'e1',
@@ -41,7 +38,7 @@ export function newEntry(changes: Partial<NewEntry> = {}): NewEntry {
     selectors: ['unix:path:/bin/a:b', 'unix:uid:1000'].map(parseSelector),
     x509SvidTtlSeconds: 3600,
     jwtSvidTtlSeconds: 300,
-    federatesWith: [TrustDomain.parse('other.org')],
+    federatesWith: [],
     dnsNames: ['web.example.org', 'web'],
     admin: true,
     downstream: false,

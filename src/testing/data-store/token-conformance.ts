@@ -60,9 +60,9 @@ function describesRedemption(open: OpenHarness): void {
     const { store } = await open();
     const aliasId = SpiffeId.parse('spiffe://example.org/node/1');
     await store.tokens.create({ ...token, aliasId });
-    expect(await store.entries.list({})).toEqual([]);
+    expect(await store.entries.list()).toEqual([]);
     const result = await store.tokens.redeem(redemption());
-    const stored = await store.entries.find('alias');
+    const [stored] = await store.entries.list();
     expect(result).toEqual({ outcome: 'redeemed', alias: stored });
     expect(stored).toMatchObject({ spiffeId: aliasId, revision: 0, createdAt: 500 });
   });
@@ -102,12 +102,12 @@ function describesRepeatedRedemption(open: OpenHarness): void {
   });
 
   it.each(['is banned', 'was evicted'] as const)('answer "used" when the agent %s', async (fate) => {
-    const { store, ban, evict } = await open();
+    const { store } = await open();
     await store.tokens.create(token);
     await store.tokens.redeem(redemption());
     await store.agents.recordAttestation(attestation);
-    if (fate === 'is banned') await ban(agentId);
-    if (fate === 'was evicted') await evict(agentId);
+    if (fate === 'is banned') await store.agents.ban(agentId);
+    if (fate === 'was evicted') await store.agents.delete(agentId);
     expect(await store.tokens.redeem(redemption())).toEqual({ outcome: 'used' });
   });
 
@@ -125,9 +125,9 @@ function describesRepeatedRedemption(open: OpenHarness): void {
     await store.tokens.create({ ...token, aliasId: SpiffeId.parse('spiffe://example.org/node/1') });
     await store.tokens.redeem(redemption());
     await store.agents.recordAttestation(attestation);
-    await store.entries.delete('alias');
+    await store.entries.delete(['alias']);
     expect(await store.tokens.redeem(redemption())).toEqual({ outcome: 'repeated' });
-    expect(await store.entries.list({})).toEqual([]);
+    expect(await store.entries.list()).toEqual([]);
   });
 }
 
