@@ -1,8 +1,11 @@
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import type { PluginDefinition } from '../plugin-api/plugin.ts';
 import { silentLogger } from '../runtime/log.ts';
 import { systemClock } from '../runtime/time.ts';
 import { TrustDomain } from '../spiffe/spiffe-id.ts';
+import { TestIdentity } from '../testing/certificates.ts';
 import { startNode } from '../testing/child-process.ts';
 import { tempDir } from '../testing/temp-dir.ts';
 import {
@@ -27,13 +30,28 @@ describe('built-in plugins', () => {
     expect(names(agentNodeAttestors)).toEqual(names(serverNodeAttestors));
   });
 
-  it('can all be created without any settings, and refuse settings they do not have', async () => {
+  it('can all be created with the fewest settings, and refuse settings they do not have', async () => {
     const dataDir = tempDir();
+    const caFile = join(dataDir, 'ca.pem');
+    await writeFile(caFile, (await TestIdentity.root('nodes')).certificate.toPem());
+    // Of those that cannot do without any: both halves together, each takes its own.
+    const settings: Readonly<Record<string, readonly object[]>> = {
+      x509pop: [{ caFile }, { certFile: '/no/such/file', keyFile: '/no/such/file' }],
+    };
     const trustDomain = TrustDomain.parse('example.org');
     const context = { trustDomain, dataDir, clock: systemClock, log: silentLogger };
+    const configFor = ({
+      name,
+      configSchema,
+    }: Pick<PluginDefinition<unknown, unknown>, 'name' | 'configSchema'>) => {
+      const candidates = (settings[name] ?? [{}]).map((value) => configSchema.safeParse(value));
+      const sound = candidates.find((candidate) => candidate.success);
+      if (sound === undefined) throw new Error(`no settings for ${name}`);
+      return sound.data;
+    };
     const make = async <T>(definition: PluginDefinition<unknown, T>) => {
       expect(definition.configSchema.safeParse({ noSuchSetting: 1 }).success).toBe(false);
-      return definition.create(definition.configSchema.parse({}), context);
+      return definition.create(configFor(definition), context);
     };
     for (const table of [keyManagers, agentNodeAttestors, workloadAttestors]) {
       for (const definition of table) await make<unknown>(definition);
@@ -41,8 +59,8 @@ describe('built-in plugins', () => {
     for (const definition of dataStores) {
       const store = await make(definition);
       onTestFinished(() => store.close());
-      for (const { configSchema, create } of serverNodeAttestors) {
-        await create(configSchema.parse({}), { ...context, tokens: store.tokens });
+      for (const definition of serverNodeAttestors) {
+        await definition.create(configFor(definition), { ...context, tokens: store.tokens });
       }
     }
   });
@@ -62,7 +80,9 @@ describe('built-in plugins', () => {
     const names = before.map((path) => path.split('/src/plugins/')[1]);
     expect(names.sort()).toEqual([
       'builtin.ts',
+      'node-attestor/agent-path-template.ts',
       'node-attestor/join-token-config.ts',
+      'node-attestor/x509pop-config.ts',
       'workload-attestor/unix-config.ts',
     ]);
     expect(all.some((path) => path.endsWith('/workload-attestor/unix.ts'))).toBe(true);

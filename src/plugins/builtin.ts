@@ -9,6 +9,7 @@ import type {
 import type { PluginContext, PluginDefinition } from '../plugin-api/plugin.ts';
 import type { WorkloadAttestor } from '../plugin-api/workload-attestor.ts';
 import { joinTokenAgentConfig } from './node-attestor/join-token-config.ts';
+import { x509popAgentConfig, x509popServerConfig } from './node-attestor/x509pop-config.ts';
 import { unixConfig } from './workload-attestor/unix-config.ts';
 
 /** Lets each definition keep the type of its own settings and still stand in a table with others. */
@@ -56,6 +57,11 @@ export const agentNodeAttestors: readonly PluginDefinition<unknown, AgentNodeAtt
     create: async (config) =>
       new (await import('./node-attestor/join-token.ts')).JoinTokenAgentAttestor(config),
   }),
+  plugin({
+    name: 'x509pop',
+    configSchema: x509popAgentConfig,
+    create: async (config) => new (await import('./node-attestor/x509pop.ts')).X509popAgentAttestor(config),
+  }),
 ];
 
 /** How the server checks such a proof; each has its agent half above under the same name. */
@@ -69,6 +75,12 @@ export const serverNodeAttestors: readonly PluginDefinition<
     configSchema: noSettings,
     create: async (_config, context: ServerNodeAttestorContext) =>
       new (await import('./node-attestor/join-token.ts')).JoinTokenServerAttestor(context),
+  }),
+  plugin({
+    name: 'x509pop',
+    configSchema: x509popServerConfig,
+    create: async (config, context: ServerNodeAttestorContext) =>
+      (await import('./node-attestor/x509pop.ts')).X509popServerAttestor.open(config, context),
   }),
 ];
 

@@ -120,7 +120,7 @@ describe('the server half', () => {
     const aliasId = SpiffeId.parse('spiffe://example.org/node/one');
     const { redeem, store, agentId } = await startServerHalf({ aliasId });
     await redeem(keyA);
-    expect(await store.entries.list({})).toMatchObject([
+    expect(await store.entries.list()).toMatchObject([
       { spiffeId: aliasId, parentId: agentId, selectors: [{ type: 'spiffe_id', value: agentId.toString() }] },
     ]);
   });
