@@ -129,7 +129,9 @@ function parseEntries(
 }
 
 function isSame(entry: RegistrationEntry, revision: bigint, createdAt: bigint): boolean {
-  return BigInt(entry.revision) === revision && BigInt(entry.createdAt) === createdAt;
+  // SPIRE before 1.12 does not say when an entry was made; else it could be another one of the same id.
+  const isSameEntry = createdAt === 0n || BigInt(entry.createdAt) === createdAt;
+  return isSameEntry && BigInt(entry.revision) === revision;
 }
 
 function malformed(what: string): AppError {

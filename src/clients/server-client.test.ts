@@ -176,7 +176,7 @@ describe('the bundle', () => {
   it('is read', async () => {
     const bundle = await (await bundleServer({})).getBundle({ signal });
     expect(bundle.certificates()).toMatchObject([{ fingerprint: root.certificate.fingerprint }]);
-    expect(bundle).toMatchObject({ sequence: 3, refreshHintSeconds: 60 });
+    expect(bundle).toMatchObject({ sequence: 3n, refreshHintSeconds: 60 });
   });
 
   it('that makes no sense is the fault of the server', async () => {

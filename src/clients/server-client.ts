@@ -7,7 +7,7 @@ import { fromItemStatus } from '../rpc/status.ts';
 import { AppError } from '../runtime/error.ts';
 import type { Bundle } from '../spiffe/bundle.ts';
 import type { RegistrationEntry } from '../spiffe/registration-entry.ts';
-import type { SpiffeId } from '../spiffe/spiffe-id.ts';
+import type { SpiffeId, TrustDomain } from '../spiffe/spiffe-id.ts';
 import type { Certificate } from '../x509/certificate.ts';
 import { bytes, type ClientCall, chainOf, limits, malformed, received, requireAll } from './answers.ts';
 import { type EntrySyncOptions, syncEntries } from './entry-sync.ts';
@@ -66,6 +66,12 @@ export class ServerClient {
     return chainOf(svid);
   }
 
+  /** Tells the server which program this agent is. */
+  async postStatus(request: ClientCall & { readonly agentVersion: string }): Promise<void> {
+    const wire = { currentBundleSerial: 0n, agentVersion: request.agentVersion };
+    await callUnary(this.#channel, AgentService.postStatus, wire, limits(request));
+  }
+
   /** The server's own bundle; open to everybody, so it proves nothing by itself. */
   async getBundle(call: ClientCall): Promise<Bundle> {
     const request = { outputMask: undefined };
@@ -73,6 +79,18 @@ export class ServerClient {
       bundleFromWire,
       await callUnary(this.#channel, BundleService.getBundle, request, limits(call)),
     );
+  }
+
+  /** The bundle of another trust domain. Throws `not-found`, and `internal` for one of yet another trust domain. */
+  async getFederatedBundle(trustDomain: TrustDomain, call: ClientCall): Promise<Bundle> {
+    const request = { trustDomain: trustDomain.name, outputMask: undefined };
+    const bundle = received(
+      bundleFromWire,
+      await callUnary(this.#channel, BundleService.getFederatedBundle, request, limits(call)),
+    );
+    if (bundle.trustDomain.equals(trustDomain)) return bundle;
+    // Else its roots could speak for a trust domain that is not theirs.
+    throw malformed(`the server sent the bundle of "${bundle.trustDomain}" for "${trustDomain}"`);
   }
 
   /**

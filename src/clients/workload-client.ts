@@ -100,6 +100,7 @@ export class WorkloadClient {
           const update = this.#parsed(parse, message);
           if (update === undefined) continue;
           backoff.reset();
+          if (problem !== undefined) log.info({ method: method.path }, 'Workload API answers again');
           problem = undefined;
           hasSomething = true;
           yield update;
@@ -107,13 +108,13 @@ export class WorkloadClient {
       } catch (error) {
         if (signal.aborted) return;
         if (isAppError(error, 'invalid-argument') || isAppError(error, 'unimplemented')) throw error;
-        const text = errorText(error);
-        // Once for each cause: a workload may wait for its registration for hours.
-        log[text === problem ? 'debug' : 'warn'](
+        // Once for each kind: a restarting agent is away in several ways, a registration may be hours away.
+        const kind = isAppError(error) ? error.code : errorText(error);
+        log[kind === problem ? 'debug' : 'warn'](
           { error, method: method.path },
           'Workload API stream ended; it is tried again',
         );
-        problem = text;
+        problem = kind;
         if (hasSomething && isAppError(error, 'permission-denied')) {
           hasSomething = false;
           yield nothing;

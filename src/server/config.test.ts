@@ -33,8 +33,14 @@ describe('the configuration of a server', () => {
       limits: {
         connections: 20_000,
         anonymousConnections: 2_000,
+        handshakes: 1_024,
+        connectionsPerIdentity: 256,
         streamsPerConnection: 256,
         messageBytes: 1_048_576,
+        connectionAge: 900_000,
+        attestation: { concurrent: 256, failuresPerMinute: 60 },
+        signing: { perSecond: 500 },
+        postStatus: { perSecond: 10 },
       },
       log: { level: 'info' },
     });
@@ -119,6 +125,11 @@ describe('the configuration of a server', () => {
       name: 'with an administrator without a name',
       yaml: `${minimal}adminIds: [ops]\n`,
       says: /adminIds\[0\]/,
+    },
+    {
+      name: 'administrators of another trust domain',
+      yaml: `${minimal}adminIds: ['spiffe://example.org/ops', 'spiffe://other.org/ops']\n`,
+      says: /adminIds\[1\]: "spiffe:\/\/other.org\/ops" is not of trust domain "example.org"/,
     },
     {
       name: 'with a common name that no certificate can hold',

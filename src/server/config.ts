@@ -39,6 +39,8 @@ const authoritySettings = z
   })
   .prefault({});
 
+const perSecond = (usual: number) => z.int().min(0).default(usual);
+
 const limits = z
   .strictObject({
     connections: z.int().min(0).default(20_000).describe('Open TLS connections in all. 0 = no limit.'),
@@ -49,6 +51,25 @@ const limits = z
       .describe(
         'Open TLS connections without a client certificate, as of agents that attest. When one more comes, the oldest of them is closed. 0 = no limit.',
       ),
+    handshakes: z
+      .int()
+      .min(0)
+      .default(1_024)
+      .describe(
+        'TLS handshakes at the same time. When one more comes, the oldest is dropped; while it is so, addresses with too many failures get none. 0 = no limit.',
+      ),
+    connectionAge: duration
+      .prefault('15m')
+      .describe(
+        'After this a client is asked to connect anew, once its calls are done or a minute has passed. 0s = never.',
+      ),
+    connectionsPerIdentity: z
+      .int()
+      .min(0)
+      .default(256)
+      .describe(
+        'Open TLS connections with certificates of the same SPIFFE ID. When one more comes, the oldest of them is closed. 0 = no limit.',
+      ),
     streamsPerConnection: z.int().min(1).default(256).describe('Calls at the same time on one connection.'),
     messageBytes: z
       .int()
@@ -57,6 +78,34 @@ const limits = z
       .describe(
         'Largest message that is read over `listen`, in bytes; at most 65536 from clients without a certificate. The admin socket takes 4194304.',
       ),
+    signing: z
+      .strictObject({
+        perSecond: perSecond(500).describe(
+          'X.509-SVIDs that one agent may have signed in a second, its own included; as many at once after a pause. 0 = no limit.',
+        ),
+      })
+      .prefault({}),
+    postStatus: z
+      .strictObject({
+        perSecond: perSecond(10).describe('Reports of its state that one agent may send. 0 = no limit.'),
+      })
+      .prefault({}),
+    attestation: z
+      .strictObject({
+        concurrent: z
+          .int()
+          .min(0)
+          .default(256)
+          .describe('Attestations at the same time, of all agents together. 0 = no limit.'),
+        failuresPerMinute: z
+          .int()
+          .min(0)
+          .default(60)
+          .describe(
+            'Failed attestations, refused certificates and broken handshakes from one address (IPv6: one /64) before it has to wait; what succeeds is not counted. 0 = no limit.',
+          ),
+      })
+      .prefault({}),
   })
   .prefault({});
 
@@ -84,7 +133,9 @@ export const serverConfigSchema = z.strictObject({
   adminIds: z
     .array(z.string())
     .default([])
-    .describe('SPIFFE IDs that may administer over `listen`, as entries with `admin` may.'),
+    .describe(
+      'SPIFFE IDs of this trust domain that may administer over `listen`, as entries with `admin` may. Those of other trust domains are not possible yet.',
+    ),
   limits: limits.describe('Bounds that protect the server.'),
   log: logSettings.describe('Logging, to stderr.'),
 });
@@ -96,7 +147,7 @@ export type ServerConfig = z.output<typeof serverConfigSchema>;
 export function checkServerConfig(config: ServerConfig, where: string): void {
   parseAt(`${where}: trustDomain`, () => TrustDomain.parse(config.trustDomain));
   for (const [index, id] of config.adminIds.entries()) {
-    parseAt(`${where}: adminIds[${index}]`, () => SpiffeId.parse(id));
+    parseAt(`${where}: adminIds[${index}]`, () => requireOwn(SpiffeId.parse(id), config.trustDomain));
   }
   const { caTtl, x509SvidTtl, agentTtl } = config.authority;
   for (const [name, ttlMs] of Object.entries({ x509SvidTtl, agentTtl })) {
@@ -123,6 +174,15 @@ export function authoritySubjectOf(config: ServerConfig): {
 } {
   const { subject } = config.authority;
   return { ...subject, commonName: subject.commonName ?? config.trustDomain.slice(0, nameMaxLength) };
+}
+
+/** Clients are verified by our own bundle only: another trust domain's administrators could never come in. */
+function requireOwn(id: SpiffeId, trustDomain: string): void {
+  if (id.trustDomain.name === trustDomain) return;
+  throw new AppError(
+    'invalid-argument',
+    `"${id}" is not of trust domain "${trustDomain}"; administrators of other trust domains are not possible yet`,
+  );
 }
 
 function parseAt(where: string, parse: () => unknown): void {

@@ -9,7 +9,9 @@ import { NodeAttestation } from './attestation/node-attestation.ts';
 import { Authority } from './authority/authority.ts';
 import { AuthorityRotation } from './authority/rotation.ts';
 import { BundleKeeper } from './bundles/bundle-keeper.ts';
+import { FederatedBundles } from './bundles/federated-bundles.ts';
 import { authoritySubjectOf, type ServerConfig } from './config.ts';
+import { Agents, type EndCalls } from './registration/agents.ts';
 import { Entries } from './registration/entries.ts';
 import { EntryIndex } from './registration/entry-index.ts';
 import { ServerIdentity } from './server-identity.ts';
@@ -31,20 +33,27 @@ export interface ServerRooms {
   readonly index: EntryIndex;
   readonly entries: Entries;
   readonly bundles: BundleKeeper;
+  readonly federated: FederatedBundles;
   readonly authority: Authority;
   readonly rotation: AuthorityRotation;
   readonly identity: ServerIdentity;
   readonly access: Access;
   readonly attestation: NodeAttestation;
+  readonly agents: Agents;
 }
 
-/** Reads what the database has and connects the rooms with each other. */
-export async function openRooms(config: ServerConfig, parts: ServerParts): Promise<ServerRooms> {
+/** Reads what the database has and connects the rooms with each other; `endCalls` reaches the listeners. */
+export async function openRooms(
+  config: ServerConfig,
+  parts: ServerParts,
+  endCalls: EndCalls,
+): Promise<ServerRooms> {
   const { trustDomain, store, attestors, clock, log } = parts;
   const index = new EntryIndex(trustDomain);
   const entries = new Entries({ trustDomain, store: store.entries, index });
   await entries.load();
   const bundles = await BundleKeeper.load({ trustDomain, store: store.bundles, log });
+  const federated = await FederatedBundles.load({ trustDomain, store: store.bundles, log });
   const authority = new Authority({ trustDomain, clock, log });
   const rotation = rotationOf(config, parts, { authority, bundles });
   const identity = new ServerIdentity(
@@ -57,7 +66,8 @@ export async function openRooms(config: ServerConfig, parts: ServerParts): Promi
     { trustDomain, attestors, agents: store.agents, authority, entries, log },
     config.authority.agentTtl,
   );
-  return { index, entries, bundles, authority, rotation, identity, access, attestation };
+  const agents = new Agents({ store: store.agents, endCalls, log });
+  return { index, entries, bundles, federated, authority, rotation, identity, access, attestation, agents };
 }
 
 function rotationOf(

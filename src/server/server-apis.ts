@@ -1,32 +1,67 @@
-import type { GrpcService } from '../rpc/handlers.ts';
+import { TrustDomainService } from '../gen/spire/api/server/trustdomain/v1/trustdomain.ts';
+import { grpcHealthApi } from '../rpc/grpc-health-api.ts';
+import { type GrpcService, serviceOf } from '../rpc/handlers.ts';
 import { healthApi } from '../rpc/health-api.ts';
+import { loggerApi } from '../rpc/logger-api.ts';
+import { withReflection } from '../rpc/reflection-api.ts';
+import { type Certificate, parsePemCertificates } from '../x509/certificate.ts';
 import { agentApi } from './api/agent-api.ts';
 import { bundleApi } from './api/bundle-api.ts';
+import { debugApi } from './api/debug-api.ts';
 import { entryApi } from './api/entry-api.ts';
+import { localAuthorityApi } from './api/local-authority-api.ts';
 import { svidApi } from './api/svid-api.ts';
 import type { ServerConfig } from './config.ts';
 import type { ServerParts, ServerRooms } from './rooms.ts';
 import { serverChecks } from './server-health.ts';
 
-/** The services of both listeners; who may call what is in `api/access.ts`. */
+/** The services of both listeners; who may call what is in `api/access-table.ts`. */
 export function serverApis(
   config: ServerConfig,
-  { trustDomain, store, newJoinToken, clock }: ServerParts,
+  { trustDomain, store, newJoinToken, clock, log }: ServerParts,
   rooms: ServerRooms,
 ): readonly GrpcService[] {
-  const { index, entries, bundles, authority, rotation, access, attestation } = rooms;
-  const { agents, tokens } = store;
+  const { index, entries, bundles, federated, authority, rotation, access, attestation, agents } = rooms;
+  const { tokens } = store;
   const startedAtMs = clock.now();
-  return [
-    agentApi({ trustDomain, attestation, tokens, agents, newToken: newJoinToken, clock }),
-    entryApi({ entries, index, access, clock }),
-    svidApi({ trustDomain, authority, index, access, clock, defaultTtlMs: config.authority.x509SvidTtl }),
-    bundleApi({ bundles, access, clock }),
-    healthApi({
-      role: 'server',
-      trustDomain: trustDomain.name,
-      startedAtMs,
-      checks: async () => serverChecks({ authority, rotation, store, entries: index.size }),
+  const checks = async () => serverChecks({ authority, rotation, store, entries: index.size });
+  const services = [
+    agentApi({
+      trustDomain,
+      attestation,
+      tokens,
+      agents,
+      store: store.agents,
+      newToken: newJoinToken,
+      clock,
     }),
+    entryApi({ trustDomain, entries, index, access, clock }),
+    svidApi({ trustDomain, authority, index, access, clock, defaultTtlMs: config.authority.x509SvidTtl }),
+    bundleApi({ trustDomain, bundles, federated, entries, access, clock }),
+    serviceOf(TrustDomainService, {}),
+    localAuthorityApi({ journal: store.authorities }),
+    debugApi({
+      ownChain: () => ownChain(rooms),
+      counts: async () => ({
+        agents: await store.agents.count(),
+        entries: index.size,
+        federatedBundles: federated.byName.value.size,
+      }),
+      startedAtMs,
+      clock,
+    }),
+    loggerApi('server', log),
+    healthApi({ role: 'server', trustDomain: trustDomain.name, startedAtMs, checks }),
   ];
+  return withReflection([...services, grpcHealthApi({ services, checks, clock })]);
+}
+
+/** The server's certificate, and the root that signed it. */
+function ownChain({ identity, bundles }: ServerRooms): readonly Certificate[] {
+  const chain = parsePemCertificates(identity.tls.value?.certificateChainPem ?? '');
+  const last = chain.at(-1);
+  const root = bundles.own.value
+    .certificates()
+    .find(({ subject }) => last !== undefined && subject.equals(last.issuer));
+  return root === undefined ? chain : [...chain, root];
 }

@@ -145,7 +145,7 @@ describe('the identity of the server', () => {
     const { sequence } = bundles.own.value;
     const x509Authorities = [{ certificate: next.certificate, tainted: false }];
     bundles.adopt(
-      new Bundle({ trustDomain, x509Authorities, sequence: sequence + 1, refreshHintSeconds: 0 }),
+      new Bundle({ trustDomain, x509Authorities, sequence: sequence + 1n, refreshHintSeconds: 0 }),
     );
     expect(identity.tls.value?.clientCaPem).toBe(next.certificate.toPem());
   });

@@ -1,24 +1,17 @@
 import type { DataStore } from '../plugin-api/data-store.ts';
-import { GrpcListener, type ListenerLimits } from '../rpc/grpc-server.ts';
-import { listenerService } from '../rpc/listener-service.ts';
+import type { GrpcListener } from '../rpc/grpc-server.ts';
 import { AppError } from '../runtime/error.ts';
-import { findHostPort, type HostPort, hostPortRule } from '../runtime/host-port.ts';
 import { runServices, type Service } from '../runtime/lifecycle.ts';
 import type { Logger } from '../runtime/log.ts';
 import type { Clock } from '../runtime/time.ts';
-import type { SpiffeId } from '../spiffe/spiffe-id.ts';
-import { verifyX509Svid } from '../spiffe/x509-svid.ts';
-import type { Certificate } from '../x509/certificate.ts';
-import type { BundleKeeper } from './bundles/bundle-keeper.ts';
 import type { ServerConfig } from './config.ts';
+import { adminListener, tlsListener } from './listeners.ts';
 import { openRooms, type ServerParts } from './rooms.ts';
 import { serverApis } from './server-apis.ts';
 
 /** Expired tokens are kept this long, so that their late use is told from an unknown token. */
 const tokenMemorySeconds = 86_400;
 const pruneEveryMs = 600_000;
-/** Administrators create entries by the hundred in one call. */
-const adminMessageBytes = 4 * 1024 * 1024;
 
 /** Where a running server can be reached. */
 export interface ServerAddresses {
@@ -34,55 +27,26 @@ export async function runServer(
 ): Promise<void> {
   const { store, clock, log } = parts;
   await requireSameTrustDomain(parts);
-  const rooms = await openRooms(config, parts);
-  const { access, bundles, identity, rotation } = rooms;
-  const services = serverApis(config, parts, rooms);
-  const common = { services, authorize: access.authorize.bind(access), log, clock };
+  // Agents come by this listener only; a removal has to reach the calls that run on it.
+  const listeners: GrpcListener[] = [];
+  const rooms = await openRooms(config, parts, (match, error) => {
+    for (const listener of listeners) listener.endCalls(match, error);
+  });
   const addresses = { listen: '', adminSocket: config.adminSocket };
+  const listening = { config, rooms, services: serverApis(config, parts, rooms), clock, log };
   await runServices(
     [
-      rotation,
-      identity,
-      adminListener(config, common),
-      listenerService('listener', async () => {
-        const listener = await GrpcListener.tls({
-          ...common,
-          ...listenAddress(config),
-          limits: listenerLimits(config),
-          identity: identity.tls,
-          verifyClient: clientVerifier(bundles, clock),
-        });
+      rooms.rotation,
+      rooms.identity,
+      adminListener(listening),
+      tlsListener(listening, (listener) => {
         addresses.listen = listener.address;
-        return listener;
+        listeners.push(listener);
       }),
       pruning(store, clock, log),
     ],
     { signal: options.signal, log, onReady: () => options.onReady(addresses) },
   );
-}
-
-function adminListener(
-  config: ServerConfig,
-  common: Pick<Parameters<typeof GrpcListener.unix>[0], 'services' | 'authorize' | 'log' | 'clock'>,
-): Service {
-  return listenerService('admin socket', () =>
-    GrpcListener.unix({
-      ...common,
-      path: config.adminSocket,
-      mode: 0o600,
-      peerOf: 'local',
-      limits: { ...listenerLimits(config), maxReceiveBytes: adminMessageBytes },
-    }),
-  );
-}
-
-function listenerLimits({ limits }: ServerConfig): Partial<ListenerLimits> {
-  return {
-    maxConnections: limits.connections,
-    maxAnonymousConnections: limits.anonymousConnections,
-    maxStreamsPerConnection: limits.streamsPerConnection,
-    maxReceiveBytes: limits.messageBytes,
-  };
 }
 
 /** A database belongs to one trust domain for ever: what it signed carries the name. */
@@ -95,16 +59,6 @@ async function requireSameTrustDomain({ store, trustDomain }: ServerParts): Prom
     'failed-precondition',
     `trustDomain is "${trustDomain}", but the data directory is that of "${foreign}"; set it back, or choose an empty dataDir`,
   );
-}
-
-/** Clients are accepted under our own roots only. */
-function clientVerifier(bundles: BundleKeeper, clock: Clock) {
-  return (chain: readonly Certificate[]): SpiffeId =>
-    verifyX509Svid({
-      chain,
-      bundles: () => bundles.own.value,
-      nowMs: clock.now(),
-    }).id;
 }
 
 function pruning(store: DataStore, clock: Clock, log: Logger): Service {
@@ -121,11 +75,4 @@ function pruning(store: DataStore, clock: Clock, log: Logger): Service {
       }
     },
   };
-}
-
-/** Throws `invalid-argument`. */
-function listenAddress({ listen }: ServerConfig): HostPort {
-  const address = findHostPort(listen);
-  if (address !== undefined) return address;
-  throw new AppError('invalid-argument', `listen: ${hostPortRule}, found "${listen}"`);
 }

@@ -11,6 +11,17 @@ export function openssl(args: readonly string[], input: string | Uint8Array = ''
   return stdout;
 }
 
+/** A certificate request made by `openssl req` with these arguments, such as `-newkey rsa:2048`; DER. */
+export function opensslCsr(args: readonly string[]): Buffer {
+  const directory = mkdtempSync(join(tmpdir(), 'signet-openssl-'));
+  try {
+    const key = ['-nodes', '-keyout', join(directory, 'key.pem')];
+    return openssl(['req', '-new', ...key, '-subj', '/C=US', '-outform', 'DER', ...args]);
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
+
 /** What `openssl verify` says about the path: `OK`, or its first error, such as `certificate has expired`. */
 export function opensslVerdict(path: {
   readonly leaf: Certificate;

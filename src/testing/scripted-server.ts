@@ -1,7 +1,7 @@
 import { onTestFinished } from 'vitest';
 import { AgentService } from '../gen/spire/api/server/agent/v1/agent.ts';
 import { BundleService } from '../gen/spire/api/server/bundle/v1/bundle.ts';
-import { EntryService } from '../gen/spire/api/server/entry/v1/entry.ts';
+import { EntryService, SyncAuthorizedEntriesResponse } from '../gen/spire/api/server/entry/v1/entry.ts';
 import { SVIDService } from '../gen/spire/api/server/svid/v1/svid.ts';
 import type { X509SVID } from '../gen/spire/api/types/x509svid.ts';
 import type { Caller } from '../rpc/caller.ts';
@@ -14,6 +14,7 @@ import { AppError } from '../runtime/error.ts';
 import { silentLogger } from '../runtime/log.ts';
 import { Observable } from '../runtime/observable.ts';
 import { type Clock, systemClock } from '../runtime/time.ts';
+import { EntryEncoder } from '../server/api/entry-encoder.ts';
 import { syncAuthorizedEntries } from '../server/api/entry-sync.ts';
 import { leafTemplate } from '../server/authority/template.ts';
 import type { Bundle } from '../spiffe/bundle.ts';
@@ -39,6 +40,12 @@ export type Chain = readonly Certificate[];
 export interface ServerScript {
   bundle: Bundle;
   entries: readonly RegistrationEntry[];
+  /** `signal` aborts when the caller has gone. */
+  federated: (trustDomain: string, signal: AbortSignal) => Promise<Bundle>;
+  /** Asked before each call that needs an agent; throws what is to be answered instead. */
+  refuse: (method: string) => void;
+  postStatus: (agentVersion: string) => void;
+  reattestable: boolean;
   attest: (csr: CertificateRequest, payload: Uint8Array) => Promise<Chain>;
   renew: (csr: CertificateRequest) => Promise<Chain>;
   signEntry: (entry: RegistrationEntry, csr: CertificateRequest) => Promise<Chain>;
@@ -65,6 +72,10 @@ export class ScriptedServer {
     this.script = {
       bundle: bundleOf('example.org', [root.certificate]),
       entries: [],
+      federated: () => Promise.reject(new AppError('not-found', 'bundle not found')),
+      refuse: () => undefined,
+      postStatus: () => undefined,
+      reattestable: false,
       attest: async (csr) => [await this.issue(agentId, csr.spki)],
       renew: async (csr) => [await this.issue(agentId, csr.spki)],
       signEntry: async (entry, csr) => [
@@ -120,8 +131,10 @@ export class ScriptedServer {
       identity: new Observable<TlsIdentity | undefined>(identity),
       verifyClient: (chain) => X509Svid.parse(chain).id,
       authorize: (caller, method) => {
-        this.calls.push(method.slice(method.lastIndexOf('/') + 1));
+        const name = method.slice(method.lastIndexOf('/') + 1);
+        this.calls.push(name);
         this.caller = caller;
+        if (caller.kind === 'svid') this.script.refuse(name);
       },
       services: this.#services(),
       log: silentLogger,
@@ -140,19 +153,31 @@ export class ScriptedServer {
             const { data, params } = step.value;
             const csr = parseCsr(params?.csr ?? Buffer.of());
             const svid = svidToWire(await script.attest(csr, data?.payload ?? Buffer.of()));
-            yield { step: { $case: 'result', value: { svid, reattestable: false } } };
+            yield { step: { $case: 'result', value: { svid, reattestable: script.reattestable } } };
             return;
           }
+        }),
+        postStatus: unary(async ({ agentVersion }) => {
+          script.postStatus(agentVersion);
+          return {};
         }),
         renewAgent: unary(async ({ params }) => ({
           svid: svidToWire(await script.renew(parseCsr(params?.csr ?? Buffer.of()))),
         })),
       }),
-      serviceOf(BundleService, { getBundle: unary(async () => bundleToWire(script.bundle)) }),
-      serviceOf(EntryService, {
-        syncAuthorizedEntries: bidi((requests, { signal }) =>
-          syncAuthorizedEntries(requests, script.entries, { clock: systemClock, signal }),
+      serviceOf(BundleService, {
+        getBundle: unary(async () => bundleToWire(script.bundle)),
+        getFederatedBundle: unary(async ({ trustDomain }, { signal }) =>
+          bundleToWire(await script.federated(trustDomain, signal)),
         ),
+      }),
+      serviceOf(EntryService, {
+        syncAuthorizedEntries: bidi(async function* (requests, { signal }) {
+          const wait = { encoder: new EntryEncoder(), clock: systemClock, signal };
+          for await (const bytes of syncAuthorizedEntries(requests, script.entries, wait)) {
+            yield SyncAuthorizedEntriesResponse.decode(bytes);
+          }
+        }),
       }),
       serviceOf(SVIDService, {
         batchNewX509Svid: unary(async ({ params }) => ({

@@ -1,17 +1,15 @@
 import type { KeyObject } from 'node:crypto';
 import { join } from 'node:path';
-import { DatabaseSync } from 'node:sqlite';
 import { onTestFinished } from 'vitest';
 import { AdminClient } from '../clients/admin/admin-client.ts';
 import { ServerClient } from '../clients/server-client.ts';
 import type { DataStore } from '../plugin-api/data-store.ts';
 import type { ServerNodeAttestor } from '../plugin-api/node-attestor.ts';
-import { databaseFileName } from '../plugins/data-store/sql-store.ts';
 import { MemoryKeyManager } from '../plugins/key-manager/memory.ts';
 import { createJoinToken, JoinTokenServerAttestor } from '../plugins/node-attestor/join-token.ts';
 import { type ClientChannel, tlsChannel, unixChannel } from '../rpc/grpc-client.ts';
 import { parseConfig } from '../runtime/config-file.ts';
-import { silentLogger } from '../runtime/log.ts';
+import { type Logger, silentLogger } from '../runtime/log.ts';
 import { serverConfigSchema } from '../server/config.ts';
 import { runServer, type ServerAddresses } from '../server/server.ts';
 import { type SpiffeId, TrustDomain } from '../spiffe/spiffe-id.ts';
@@ -85,6 +83,8 @@ export class TestServer {
       readonly joinToken?: (real: ServerNodeAttestor) => ServerNodeAttestor;
       /** Else one that starts at the present. */
       readonly clock?: FakeClock;
+      /** Else it says nothing. */
+      readonly log?: Logger;
       /** Besides what every test server has. */
       readonly settings?: Readonly<Record<string, unknown>>;
     } = {},
@@ -95,7 +95,7 @@ export class TestServer {
     const adminSocket = join(dataDir, 'admin', 'admin.sock');
     const fixed = { trustDomain: trustDomain.name, dataDir, listen: '127.0.0.1:0', adminSocket };
     const config = parseConfig({ ...fixed, ...options.settings }, serverConfigSchema, 'test');
-    const common = { trustDomain, clock, log: silentLogger };
+    const common = { trustDomain, clock, log: options.log ?? silentLogger };
     const realJoinToken = new JoinTokenServerAttestor({ ...common, dataDir, tokens: store.tokens });
     const joinToken = options.joinToken?.(realJoinToken) ?? realJoinToken;
     const attestors = new Map(Object.entries({ join_token: joinToken, ...options.attestors }));
@@ -173,11 +173,9 @@ export class TestServer {
     return { id, key, signer, chain };
   }
 
-  /** What an administrator will do to an agent; there is no method for it yet. */
-  ban(id: SpiffeId): void {
-    const database = new DatabaseSync(join(this.dataDir, databaseFileName));
-    database.prepare("update agents set serial = '' where id = ?").run(id.toString());
-    database.close();
+  /** As an administrator does. */
+  ban(id: SpiffeId): Promise<void> {
+    return this.admin.agents.ban(id, { signal: noAbort });
   }
 }
 

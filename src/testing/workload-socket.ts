@@ -25,6 +25,8 @@ export async function startWorkloadSocket(options: {
   readonly services: (deps: WorkloadSocketDeps) => readonly GrpcService[];
   readonly peerOf?: 'process' | 'local';
   readonly log?: Logger;
+  /** Else a new one; the same again is an agent that was restarted. */
+  readonly path?: string;
 }) {
   const log = options.log ?? silentLogger;
   const clock = new FakeClock();
@@ -48,7 +50,7 @@ export async function startWorkloadSocket(options: {
     attestors: new Map([['test', attestor]]),
     log: silentLogger,
   });
-  const path = join(tempDir(), 'api.sock');
+  const { path = join(tempDir(), 'api.sock') } = options;
   const listener = await GrpcListener.unix({
     path,
     mode: 0o666,

@@ -1,12 +1,4 @@
-import { join } from 'node:path';
-import { DatabaseSync } from 'node:sqlite';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { HealthService } from '../../gen/signet/health/v1/health.ts';
-import { AgentService } from '../../gen/spire/api/server/agent/v1/agent.ts';
-import { BundleService } from '../../gen/spire/api/server/bundle/v1/bundle.ts';
-import { EntryService } from '../../gen/spire/api/server/entry/v1/entry.ts';
-import { SVIDService } from '../../gen/spire/api/server/svid/v1/svid.ts';
-import { databaseFileName } from '../../plugins/data-store/sql-store.ts';
 import type { Caller } from '../../rpc/caller.ts';
 import { isAppError } from '../../runtime/error.ts';
 import { silentLogger } from '../../runtime/log.ts';
@@ -14,15 +6,13 @@ import { SpiffeId, TrustDomain } from '../../spiffe/spiffe-id.ts';
 import { TestIdentity, testStartMs } from '../../testing/certificates.ts';
 import { FakeClock } from '../../testing/fake-clock.ts';
 import { testEntry } from '../../testing/registration-entry.ts';
+import { serverMethods } from '../../testing/service-definitions.ts';
 import { tempDir } from '../../testing/temp-dir.ts';
 import { openTestStore } from '../../testing/test-store.ts';
 import { BundleKeeper } from '../bundles/bundle-keeper.ts';
 import { EntryIndex } from '../registration/entry-index.ts';
-import { Access, accessTable, type CallerKind } from './access.ts';
-import { agentApi } from './agent-api.ts';
-import { bundleApi } from './bundle-api.ts';
-import { entryApi } from './entry-api.ts';
-import { svidApi } from './svid-api.ts';
+import { Access } from './access.ts';
+import { accessTable, type CallerKind } from './access-table.ts';
 
 const trustDomain = TrustDomain.parse('example.org');
 const id = (path: string) => SpiffeId.of(trustDomain, path);
@@ -33,16 +23,20 @@ beforeAll(async () => {
   root = await TestIdentity.root('example.org', { notAfterMs: testStartMs + 48 * hourMs });
 });
 
-const services = { AgentService, BundleService, EntryService, SVIDService, HealthService };
-const methods = Object.values(services).flatMap((service) =>
-  Object.values(service).map((method) => method.path as string),
-);
+const methods = (await serverMethods()).map(({ path }) => path);
+
+const kindsFor = (method: string): readonly CallerKind[] =>
+  new Map<string, readonly CallerKind[]>(Object.entries(accessTable)).get(method) ?? [];
 
 /** What each caller is, and why agents' methods are refused to it. */
 const callers = {
   'the admin socket': { kinds: ['local'] },
   'an administrator by entry': { kinds: ['admin'], reason: 'AGENT_NOT_ATTESTED' },
   'an administrator by setting': { kinds: ['admin'], reason: 'AGENT_NOT_ATTESTED' },
+  'an administrator by setting, of another trust domain': { kinds: [], reason: 'AGENT_NOT_ATTESTED' },
+  'a downstream server': { kinds: ['downstream'], reason: 'AGENT_NOT_ATTESTED' },
+  'a downstream server whose certificate has expired': { kinds: [], reason: 'AGENT_EXPIRED' },
+  'a downstream server whose entry has expired': { kinds: [], reason: 'AGENT_NOT_ATTESTED' },
   'an administrator whose certificate has expired': { kinds: [], reason: 'AGENT_EXPIRED' },
   'an administrator whose entry has expired': { kinds: [], reason: 'AGENT_NOT_ATTESTED' },
   'an agent': { kinds: ['agent'] },
@@ -65,13 +59,17 @@ async function everybody() {
   const store = await openTestStore({ dataDir, clock });
   const bundles = await BundleKeeper.load({ trustDomain, store: store.bundles, log: silentLogger });
   const index = new EntryIndex(trustDomain);
-  const adminIds = [id('/ops'), id('/ops-expired')];
+  const adminIds = [id('/ops'), id('/ops-expired'), SpiffeId.parse('spiffe://foreign.org/ops')];
   const access = new Access({ trustDomain, agents: store.agents, index, bundles, adminIds, clock });
   const now = clock.now() / 1000;
   const admin = { admin: true, parentId: id('/spire/agent/current') };
   index.put(testEntry({ id: '1', spiffeId: 'spiffe://example.org/admin', ...admin }));
   index.put(testEntry({ id: '2', spiffeId: 'spiffe://example.org/former-admin', ...admin, expiresAt: now }));
   index.put(testEntry({ id: '3', spiffeId: 'spiffe://example.org/web', ...admin, admin: false }));
+  const downstream = { downstream: true, parentId: id('/spire/agent/current') };
+  index.put(testEntry({ id: '4', spiffeId: 'spiffe://example.org/downstream', ...downstream }));
+  const former = { ...downstream, spiffeId: 'spiffe://example.org/former-downstream', expiresAt: now };
+  index.put(testEntry({ id: '5', ...former }));
 
   const svid = async (
     path: string,
@@ -103,14 +101,17 @@ async function everybody() {
   await access.requireAgent(promoted.after);
   await known('/spire/agent/stolen');
   const banned = await known('/spire/agent/banned');
-  const database = new DatabaseSync(join(dataDir, databaseFileName));
-  database.prepare("update agents set serial = '' where id = ?").run(banned.id.toString());
-  database.close();
+  await store.agents.ban(banned.id);
+  const foreign = SpiffeId.parse('spiffe://foreign.org/ops');
 
   const all: Record<CallerName, Caller> = {
     'the admin socket': { kind: 'local' },
     'an administrator by entry': await svid('/admin'),
     'an administrator by setting': await svid('/ops'),
+    'an administrator by setting, of another trust domain': { ...(await svid('/web')), id: foreign },
+    'a downstream server': await svid('/downstream'),
+    'a downstream server whose certificate has expired': await svid('/downstream', clock.now()),
+    'a downstream server whose entry has expired': await svid('/former-downstream'),
     'an administrator whose certificate has expired': await svid('/ops-expired', clock.now()),
     'an administrator whose entry has expired': await svid('/former-admin'),
     'an agent': await known('/spire/agent/current'),
@@ -145,8 +146,7 @@ describe('access', () => {
       const { access, all } = await everybody();
       const kinds: readonly CallerKind[] = ['any', ...callers[name].kinds];
       for (const method of methods) {
-        const allowed: readonly CallerKind[] =
-          Object.entries(accessTable).find(([path]) => path === method)?.[1] ?? [];
+        const allowed = kindsFor(method);
         const isAllowed = allowed.some((kind) => kinds.includes(kind));
         expect([method, (await refusalOf(access, all[name], method)) === undefined]).toEqual([
           method,
@@ -165,9 +165,8 @@ describe('access', () => {
   });
 
   it.each([
-    '/spire.api.server.agent.v1.Agent/DeleteAgent',
     '/spire.api.server.agent.v1.Agent/Nonsense',
-    '/grpc.reflection.v1.ServerReflection/ServerReflectionInfo',
+    '/spire.api.agent.logger.v1.Logger/SetLogLevel',
     'constructor',
     '__proto__',
     '',
@@ -180,17 +179,31 @@ describe('access', () => {
 
 describe('the access table', () => {
   const openTo = (kind: CallerKind) =>
-    Object.entries(accessTable)
-      .filter(([, kinds]) => (kinds as readonly CallerKind[]).includes(kind))
-      .map(([path]) => path.slice(path.lastIndexOf('/') + 1));
+    methods
+      .filter((path) => kindsFor(path).includes(kind))
+      .map((path) => path.slice(path.lastIndexOf('/') + 1))
+      .sort();
 
-  it('opens to strangers and to agents what they need and nothing else', () => {
+  it('has a row for every method of every service, and no others', () => {
+    expect(Object.keys(accessTable).sort()).toEqual([...methods]);
+  });
+
+  it('opens to strangers, to agents and to downstream servers what they need and nothing else', () => {
     expect(openTo('any')).toEqual(['AttestAgent', 'GetBundle']);
     expect(openTo('agent')).toEqual([
-      'RenewAgent',
-      'GetAuthorizedEntries',
-      'SyncAuthorizedEntries',
+      'BatchNewWITSVID',
       'BatchNewX509SVID',
+      'GetAuthorizedEntries',
+      'GetFederatedBundle',
+      'NewJWTSVID',
+      'PostStatus',
+      'RenewAgent',
+      'SyncAuthorizedEntries',
+    ]);
+    expect(openTo('downstream')).toEqual([
+      'NewDownstreamX509CA',
+      'PublishJWTAuthority',
+      'PublishWITAuthority',
     ]);
   });
 
@@ -199,17 +212,20 @@ describe('the access table', () => {
     expect(openTo('admin').filter((method) => !local.includes(method))).toEqual([]);
   });
 
-  it('names only methods that exist', () => {
-    expect(Object.keys(accessTable).filter((path) => !methods.includes(path))).toEqual([]);
-  });
-
-  it('names every method that has a handler', () => {
-    const nothing = {} as never;
-    const apis = [agentApi(nothing), entryApi(nothing), svidApi(nothing), bundleApi(nothing)];
-    const handled = apis.flatMap(({ definition, handlers }) =>
-      [...handlers.keys()].map((name) => definition[name]?.path),
-    );
-    expect(handled.filter((path) => path === undefined || !Object.hasOwn(accessTable, path))).toEqual([]);
+  it('keeps what concerns the process itself for the admin socket', () => {
+    const remote = openTo('admin');
+    expect(openTo('local').filter((method) => !remote.includes(method))).toEqual([
+      'Check',
+      'GetHealth',
+      'GetInfo',
+      'GetLogger',
+      'List',
+      'ResetLogLevel',
+      'ServerReflectionInfo',
+      'ServerReflectionInfo',
+      'SetLogLevel',
+      'Watch',
+    ]);
   });
 });
 

@@ -6,30 +6,9 @@ import type { SpiffeId, TrustDomain } from '../../spiffe/spiffe-id.ts';
 import type { Certificate } from '../../x509/certificate.ts';
 import type { BundleKeeper } from '../bundles/bundle-keeper.ts';
 import type { EntryIndex } from '../registration/entry-index.ts';
+import { accessTable, type CallerKind } from './access-table.ts';
 
-/** Kinds of callers that a method may be open to. `local` = the admin socket. */
-export type CallerKind = 'any' | 'local' | 'admin' | 'agent';
-
-const administration: readonly CallerKind[] = ['local', 'admin'];
-
-/** Who may call which method: SPIRE's default policy. A method that is not here is refused to everybody. */
-export const accessTable = {
-  '/spire.api.server.agent.v1.Agent/AttestAgent': ['any'],
-  '/spire.api.server.agent.v1.Agent/RenewAgent': ['agent'],
-  '/spire.api.server.agent.v1.Agent/CreateJoinToken': administration,
-  '/spire.api.server.agent.v1.Agent/ListAgents': administration,
-  '/spire.api.server.bundle.v1.Bundle/GetBundle': ['any'],
-  '/spire.api.server.entry.v1.Entry/BatchCreateEntry': administration,
-  '/spire.api.server.entry.v1.Entry/BatchUpdateEntry': administration,
-  '/spire.api.server.entry.v1.Entry/BatchDeleteEntry': administration,
-  '/spire.api.server.entry.v1.Entry/GetEntry': administration,
-  '/spire.api.server.entry.v1.Entry/ListEntries': administration,
-  '/spire.api.server.entry.v1.Entry/GetAuthorizedEntries': ['agent'],
-  '/spire.api.server.entry.v1.Entry/SyncAuthorizedEntries': ['agent'],
-  '/spire.api.server.svid.v1.SVID/MintX509SVID': administration,
-  '/spire.api.server.svid.v1.SVID/BatchNewX509SVID': ['agent'],
-  '/signet.health.v1.Health/GetHealth': ['local'],
-} as const satisfies Record<string, readonly CallerKind[]>;
+type SvidCaller = Caller & { kind: 'svid' };
 
 interface Deps {
   readonly trustDomain: TrustDomain;
@@ -57,6 +36,7 @@ export class Access {
     if (caller.kind === 'local' && allowed.includes('local')) return;
     if (caller.kind === 'svid') {
       if (allowed.includes('admin') && this.#isAdmin(caller)) return;
+      if (allowed.includes('downstream') && this.#isDownstream(caller)) return;
       if (allowed.includes('agent')) {
         await this.requireAgent(caller);
         return;
@@ -88,13 +68,21 @@ export class Access {
     throw denied('agent SVID is not active', 'AGENT_NOT_ACTIVE');
   }
 
-  #isAdmin({ id, certificate }: Caller & { kind: 'svid' }): boolean {
-    // The handshake has checked the time, but a connection may outlive its certificate.
-    if (certificate.notAfterMs <= this.#deps.clock.now()) return false;
-    if (this.#deps.adminIds.some((admin) => admin.equals(id))) return true;
+  #isAdmin(caller: SvidCaller): boolean {
+    if (!this.#isOwnAndValid(caller)) return false;
+    if (this.#deps.adminIds.some((admin) => admin.equals(caller.id))) return true;
+    return this.#deps.index.isAdmin(caller.id, this.#deps.clock.now() / 1000);
+  }
+
+  #isDownstream(caller: SvidCaller): boolean {
     return (
-      id.isMemberOf(this.#deps.trustDomain) && this.#deps.index.isAdmin(id, this.#deps.clock.now() / 1000)
+      this.#isOwnAndValid(caller) && this.#deps.index.isDownstream(caller.id, this.#deps.clock.now() / 1000)
     );
+  }
+
+  /** The handshake has checked the time, but a connection may outlive its certificate. */
+  #isOwnAndValid({ id, certificate }: SvidCaller): boolean {
+    return certificate.notAfterMs > this.#deps.clock.now() && id.isMemberOf(this.#deps.trustDomain);
   }
 }
 

@@ -8,8 +8,6 @@ import {
   type AttestAgentRequest,
   type AttestAgentResponse,
   CreateJoinTokenRequest,
-  ListAgentsRequest,
-  ListAgentsRequest_Filter,
 } from '../../gen/spire/api/server/agent/v1/agent.ts';
 import type { ServerNodeAttestor } from '../../plugin-api/node-attestor.ts';
 import { type ClientChannel, callUnary, openBidi } from '../../rpc/grpc-client.ts';
@@ -193,50 +191,49 @@ describe('AttestAgent', () => {
     await expect.poll(() => attestor.ended).toBe(1);
   });
 
-  const lacking: readonly { name: string; first: AttestAgentRequest }[] = [
-    { name: 'nothing', first: { step: undefined } },
-    { name: 'an answer that nobody asked for', first: response(Buffer.from('x')) },
+  const data = { type: 'secret', payload: Buffer.of(1) };
+  const withCsr = { csr: Buffer.of(1) };
+  it.each<{ says: string; first: AttestAgentRequest }>([
+    { says: 'missing params', first: { step: undefined } },
+    { says: 'missing params', first: response(Buffer.from('x')) },
     {
-      name: 'no data',
-      first: { step: { $case: 'params', value: { data: undefined, params: { csr: Buffer.of(1) } } } },
+      says: 'missing attestation data',
+      first: ofParams({ $case: 'params', value: { data: undefined, params: withCsr } }),
     },
     {
-      name: 'no type',
-      first: {
-        step: {
-          $case: 'params',
-          value: { data: { type: '', payload: Buffer.of(1) }, params: { csr: Buffer.of(1) } },
-        },
-      },
+      says: 'missing attestation data type',
+      first: ofParams({ $case: 'params', value: { data: { ...data, type: '' }, params: withCsr } }),
     },
     {
-      name: 'no certificate parameters',
-      first: {
-        step: {
-          $case: 'params',
-          value: { data: { type: 'secret', payload: Buffer.of(1) }, params: undefined },
-        },
-      },
+      says: 'missing attestation data payload',
+      first: ofParams({
+        $case: 'params',
+        value: { data: { ...data, payload: Buffer.of() }, params: withCsr },
+      }),
     },
     {
-      name: 'no request for a certificate',
-      first: {
-        step: {
-          $case: 'params',
-          value: { data: { type: 'secret', payload: Buffer.of(1) }, params: { csr: Buffer.of() } },
-        },
-      },
+      says: 'missing X509-SVID parameters',
+      first: ofParams({ $case: 'params', value: { data, params: undefined } }),
     },
-  ];
-
-  it('refuses a first message in which something is missing', async () => {
+    {
+      says: 'missing CSR',
+      first: ofParams({ $case: 'params', value: { data, params: { csr: Buffer.of() } } }),
+    },
+  ])('refuses a first message with "malformed param: $says"', async ({ says, first }) => {
     const { open, attestor } = await serverWithSecret();
-    for (const { name, first } of lacking) {
-      const stream = await open();
-      stream.send(first);
-      await expect(stream.next(), name).rejects.toMatchObject({ code: 'invalid-argument' });
-    }
+    const stream = await open();
+    stream.send(first);
+    const message = `malformed param: ${says}`;
+    await expect(stream.next()).rejects.toMatchObject({ code: 'invalid-argument', message });
     expect(attestor.ended).toBe(0);
+  });
+
+  it('says when the request for a certificate cannot be read', async () => {
+    const { open, params } = await serverWithSecret();
+    const stream = await open();
+    stream.send(ofParams({ $case: 'params', value: await params({ csr: Buffer.from('hello') }) }));
+    const message = expect.stringMatching(/^failed to parse CSR: ./);
+    await expect(stream.next()).rejects.toMatchObject({ code: 'invalid-argument', message });
   });
 
   it('refuses a type that the server does not have', async () => {
@@ -257,7 +254,7 @@ describe('AttestAgent', () => {
         ...call,
       });
     const { id } = await attest();
-    server.ban(id);
+    await server.ban(id);
     await expect(attest()).rejects.toMatchObject({ code: 'permission-denied', reason: 'AGENT_BANNED' });
   });
 });
@@ -298,6 +295,26 @@ describe('RenewAgent', () => {
     const agent = await server.join();
     const refused = callUnary(agent.channel, AgentService.renewAgent, { params });
     await expect(refused).rejects.toMatchObject({ code: 'invalid-argument' });
+  });
+
+  it('is refused to agents that can attest again, even before the request is looked at', async () => {
+    const { server } = await serverWithSecret();
+    const { key, signer, csr } = await newRequest();
+    const { id, chain } = await new ServerClient(await server.connect()).attestAgent({
+      type: 'secret',
+      payload: Buffer.from('node-1'),
+      csr,
+      answer: async (challenge) => SecretAttestor.answer('abracadabra', challenge),
+      ...call,
+    });
+    const agent = await server.asAgent({ id, key, signer, chain });
+    await expect(
+      callUnary(agent.channel, AgentService.renewAgent, { params: undefined }),
+    ).rejects.toMatchObject({
+      code: 'permission-denied',
+      reason: 'AGENT_MUST_REATTEST',
+      message: 'agent must reattest instead of renew',
+    });
   });
 
   it('tells an agent whose certificate has expired to begin anew', async () => {
@@ -409,32 +426,5 @@ describe('CreateJoinToken', () => {
     for (const channel of [agent.channel, await server.connect()]) {
       await expect(create(channel, {})).rejects.toMatchObject({ code: 'permission-denied' });
     }
-  });
-});
-
-describe('ListAgents', () => {
-  it('shows who has joined and who was banned', async () => {
-    const server = await TestServer.start();
-    const [first, second] = [await server.join(), await server.join()];
-    server.ban(second.id);
-    const agents = await server.admin.agents.list(call);
-    const byId = new Map(agents.map((agent) => [agent.id.toString(), agent]));
-    expect(byId.size).toBe(2);
-    expect(byId.get(first.id.toString())).toMatchObject({
-      attestationType: 'join_token',
-      serial: first.chain[0]!.serialDecimal,
-      expiresAt: first.chain[0]!.notAfterMs / 1000,
-      banned: false,
-      canReattest: false,
-    });
-    expect(byId.get(second.id.toString())).toMatchObject({ serial: '', banned: true });
-  });
-
-  it('does not give all to whoever asks for some', async () => {
-    const { adminChannel } = await TestServer.start();
-    const filter = ListAgentsRequest_Filter.decode(empty);
-    const request = { ...ListAgentsRequest.decode(empty), filter };
-    const refused = callUnary(adminChannel, AgentService.listAgents, request);
-    await expect(refused).rejects.toMatchObject({ code: 'unimplemented' });
   });
 });

@@ -21,12 +21,13 @@ export async function* attestAgent(
   const conversation = new Conversation(requests[Symbol.asyncIterator](), deps.clock, context.signal);
   const first = await conversation.next();
   const params = first?.$case === 'params' ? first.value : undefined;
-  if (params?.data === undefined)
-    throw new AppError('invalid-argument', 'malformed param: missing attestation data');
-  if (params.data.type === '')
-    throw new AppError('invalid-argument', 'malformed param: missing attestation data type');
-  if (params.params === undefined)
-    throw new AppError('invalid-argument', 'malformed param: missing X509-SVID parameters');
+  // In SPIRE's order and words.
+  if (params === undefined) throw malformed('missing params');
+  if (params.data === undefined) throw malformed('missing attestation data');
+  if (params.params === undefined) throw malformed('missing X509-SVID parameters');
+  if (params.params.csr.length === 0) throw malformed('missing CSR');
+  if (params.data.type === '') throw malformed('missing attestation data type');
+  if (params.data.payload.length === 0) throw malformed('missing attestation data payload');
 
   const result = deps.attestation.attest(
     { type: params.data.type, payload: params.data.payload, csr: params.params.csr },
@@ -103,4 +104,8 @@ class Conversation {
     if (step?.$case === 'challengeResponse') return step.value;
     throw new AppError('invalid-argument', 'expected a challenge response');
   }
+}
+
+function malformed(why: string): AppError {
+  return new AppError('invalid-argument', `malformed param: ${why}`);
 }

@@ -102,6 +102,42 @@ describe('BatchCreateEntry', () => {
     expect(result?.entry).toEqual({ ...Entry.decode(empty), id: 'one' });
   });
 
+  it.each<{ name: string; entry: Partial<Entry>; message: string }>([
+    {
+      name: 'without SPIFFE ID',
+      entry: { spiffeId: undefined },
+      message: 'failed to convert entry: missing SPIFFE ID',
+    },
+    {
+      name: 'without selectors',
+      entry: { selectors: [] },
+      message: 'failed to convert entry: selector list is empty: one at least is required',
+    },
+    {
+      name: 'below a parent elsewhere',
+      entry: { parentId: { trustDomain: 'other.org', path: '/a' } },
+      message:
+        'failed to convert entry: invalid parent ID: "spiffe://other.org/a" is not a member of trust domain "example.org"',
+    },
+    {
+      name: 'with the id of another',
+      entry: { id: 'taken' },
+      message: 'failed to create entry: the entry id "taken" is taken by another entry',
+    },
+    {
+      name: 'that federates with a stranger',
+      entry: { federatesWith: ['other.org'] },
+      message: expect.stringContaining(
+        'failed to create entry: unable to find federated bundle "spiffe://other.org"',
+      ),
+    },
+  ])('says in SPIRE’s words what is wrong with one $name', async ({ entry, message }) => {
+    const { adminChannel } = await TestServer.start();
+    await create(adminChannel, [wire({ id: 'taken', selectors: ['a:b'] })]);
+    const [result] = await create(adminChannel, [{ ...wire(), ...entry }]);
+    expect(result?.status?.message).toEqual(message);
+  });
+
   it('takes 1000 items and no more', async () => {
     const { adminChannel } = await TestServer.start();
     const tooMany = create(adminChannel, numbered(1001).map(entryToWire));
@@ -173,7 +209,7 @@ describe('ListEntries', () => {
   it.each([
     { pageSize: 0, pages: [7] },
     { pageSize: 3, pages: [3, 3, 1] },
-    { pageSize: 7, pages: [7, 0] },
+    { pageSize: 7, pages: [7] },
     { pageSize: 1000, pages: [7] },
   ])('with pages of $pageSize gives each entry once', async ({ pageSize, pages }) => {
     const server = await TestServer.start();
@@ -191,51 +227,128 @@ describe('ListEntries', () => {
     expect(ids).toEqual(numbered(7).map((entry) => entry.id));
   });
 
-  it.each([
-    {
-      name: 'SPIFFE ID',
-      filter: { bySpiffeId: { trustDomain: 'example.org', path: '/e0001' } },
-      ids: ['e0001'],
-    },
-    { name: 'parent', filter: { byParentId: { trustDomain: 'example.org', path: '/node' } }, ids: ['below'] },
+  const domain = 'example.org';
+  /** Any number may come, whatever the type says. */
+  const selectors = (match: number, ...values: string[]): Partial<ListEntriesRequest_Filter> => ({
+    bySelectors: { selectors: values.map((value) => ({ type: 'unix', value })), match: match as 0 },
+  });
+
+  it.each<{ name: string; filter: Partial<ListEntriesRequest_Filter>; ids: string[] }>([
+    { name: 'nothing', filter: {}, ids: ['a', 'b', 'below', 'c'] },
+    { name: 'SPIFFE ID', filter: { bySpiffeId: { trustDomain: domain, path: '/a' } }, ids: ['a'] },
+    { name: 'parent', filter: { byParentId: { trustDomain: domain, path: '/node' } }, ids: ['below'] },
     {
       name: 'both',
       filter: {
-        bySpiffeId: { trustDomain: 'example.org', path: '/e0001' },
-        byParentId: { trustDomain: 'example.org', path: '/node' },
+        bySpiffeId: { trustDomain: domain, path: '/a' },
+        byParentId: { trustDomain: domain, path: '/node' },
       },
       ids: [],
     },
-  ])('finds entries by $name', async ({ filter, ids }) => {
-    const server = await TestServer.start();
-    const below = testEntry({ id: 'below', parentId: SpiffeId.parse('spiffe://example.org/node') });
-    await server.admin.entries.create([...numbered(3), below], call);
-    const found = await list(server.adminChannel, { filter: { ...noFilter, ...filter } });
-    expect(found.entries.map((entry) => entry.id)).toEqual(ids);
-  });
-
-  const foreign = [
-    { name: 'selectors', filter: { bySelectors: SelectorMatch.decode(empty) }, code: 'unimplemented' },
+    { name: 'exact selectors', filter: selectors(0, 'uid:2', 'uid:1'), ids: ['b'] },
+    {
+      name: 'selectors it has a part of',
+      filter: selectors(1, 'uid:1', 'uid:2', 'uid:3'),
+      ids: ['a', 'b', 'c'],
+    },
+    { name: 'selectors it has all of', filter: selectors(2, 'uid:2'), ids: ['b', 'c'] },
+    { name: 'any of the selectors', filter: selectors(3, 'uid:1', 'uid:2', 'uid:9'), ids: ['a', 'b', 'c'] },
+    { name: 'a hint', filter: { byHint: 'internal' }, ids: ['b'] },
+    { name: 'the empty hint', filter: { byHint: '' }, ids: ['a', 'below', 'c'] },
+    { name: 'being downstream', filter: { byDownstream: true }, ids: ['c'] },
+    { name: 'not being downstream', filter: { byDownstream: false }, ids: ['a', 'b', 'below'] },
     {
       name: 'federation',
-      filter: { byFederatesWith: FederatesWithMatch.decode(empty) },
-      code: 'unimplemented',
+      filter: { byFederatesWith: { trustDomains: ['other.org', 'spiffe://third.org'], match: 1 } },
+      ids: [],
     },
-    { name: 'the empty hint', filter: { byHint: '' }, code: 'unimplemented' },
-    { name: 'not being downstream', filter: { byDownstream: false }, code: 'unimplemented' },
+  ])('and CountEntries find entries by $name', async ({ filter, ids }) => {
+    const server = await TestServer.start();
+    const node = SpiffeId.parse('spiffe://example.org/node');
+    await server.admin.entries.create(
+      [
+        testEntry({ id: 'a', spiffeId: 'spiffe://example.org/a', selectors: ['unix:uid:1'] }),
+        testEntry({ id: 'b', selectors: ['unix:uid:1', 'unix:uid:2'], hint: 'internal' }),
+        testEntry({ id: 'c', selectors: ['unix:uid:2', 'unix:uid:3'], downstream: true }),
+        testEntry({ id: 'below', parentId: node, selectors: ['unix:gid:1'] }),
+      ],
+      call,
+    );
+    const whole = { ...noFilter, ...filter };
+    const found = await list(server.adminChannel, { filter: whole });
+    expect(found.entries.map((entry) => entry.id)).toEqual(ids);
+    const counted = await callUnary(server.adminChannel, EntryService.countEntries, { filter: whole });
+    expect(counted).toEqual({ count: ids.length });
+  });
+
+  it('keep to the filter from page to page', async () => {
+    const server = await TestServer.start();
+    await server.admin.entries.create(numbered(5), call);
+    await server.admin.entries.create(
+      numbered(5, { hint: 'no', parentId: SpiffeId.parse('spiffe://example.org/n') }).map((entry) => ({
+        ...entry,
+        id: `${entry.id}-no`,
+      })),
+      call,
+    );
+    const request = { filter: { ...noFilter, byHint: '' }, pageSize: 3 };
+    const first = await list(server.adminChannel, request);
+    const second = await list(server.adminChannel, { ...request, pageToken: first.nextPageToken });
+    expect([...first.entries, ...second.entries].map((entry) => entry.id)).toEqual(
+      numbered(5).map(({ id }) => id),
+    );
+    expect(second.nextPageToken).toBe('');
+  });
+
+  it('go on behind an entry that has been deleted since', async () => {
+    const server = await TestServer.start();
+    await server.admin.entries.create(numbered(4), call);
+    const first = await list(server.adminChannel, { pageSize: 2 });
+    await server.admin.entries.delete(['e0001', 'e0002'], call);
+    const second = await list(server.adminChannel, { pageSize: 2, pageToken: first.nextPageToken });
+    expect(second.entries.map((entry) => entry.id)).toEqual(['e0003']);
+  });
+
+  const malformed: readonly { says: string; filter: Partial<ListEntriesRequest_Filter> }[] = [
+    { says: 'malformed selectors filter', filter: { bySelectors: SelectorMatch.decode(empty) } },
+    { says: 'malformed selectors filter', filter: selectors(4, 'uid:1') },
+    { says: 'malformed selectors filter', filter: selectors(-1, 'uid:1') },
+    { says: 'malformed selectors filter', filter: selectors(0, '') },
     {
-      name: 'a bad SPIFFE ID',
-      filter: { bySpiffeId: { trustDomain: 'X', path: '' } },
-      code: 'invalid-argument',
+      says: 'malformed selectors filter',
+      filter: selectors(0, ...Array.from({ length: 1001 }, (_, i) => `uid:${i}`)),
     },
+    {
+      says: 'malformed federates with filter',
+      filter: { byFederatesWith: FederatesWithMatch.decode(empty) },
+    },
+    {
+      says: 'malformed federates with filter',
+      filter: { byFederatesWith: { trustDomains: ['other.org'], match: 4 as 0 } },
+    },
+    {
+      says: 'malformed federates with filter',
+      filter: { byFederatesWith: { trustDomains: ['Other'], match: 0 } },
+    },
+    { says: 'malformed SPIFFE ID filter', filter: { bySpiffeId: { trustDomain: 'X', path: '' } } },
+    { says: 'malformed parent ID filter', filter: { byParentId: { trustDomain: 'other.org', path: '/a' } } },
   ];
 
-  it('does not give all to whoever asks for some in a way that is not known', async () => {
+  it('and CountEntries do not give all to whoever asks for some in a way that is not understood', async () => {
     const { adminChannel } = await TestServer.start();
-    for (const { name, filter, code } of foreign) {
-      const refused = list(adminChannel, { filter: { ...noFilter, ...filter } });
-      await expect(refused, name).rejects.toMatchObject({ code });
+    for (const { says, filter } of malformed) {
+      const refusal = { code: 'invalid-argument', message: expect.stringContaining(`${says}: `) };
+      const whole = { ...noFilter, ...filter };
+      await expect(list(adminChannel, { filter: whole }), says).rejects.toMatchObject(refusal);
+      const counted = callUnary(adminChannel, EntryService.countEntries, { filter: whole });
+      await expect(counted, says).rejects.toMatchObject(refusal);
     }
+  });
+
+  it('refuses a page token that it did not give', async () => {
+    const { adminChannel } = await TestServer.start();
+    const listed = list(adminChannel, { pageSize: 1, pageToken: 'e0001' });
+    await expect(listed).rejects.toMatchObject({ code: 'invalid-argument' });
   });
 
   it('refuses pages of less than nothing', async () => {
@@ -296,7 +409,7 @@ describe('what an agent may have', () => {
   it('is nothing for an agent that is banned', async () => {
     const server = await TestServer.start();
     const agent = await server.join();
-    server.ban(agent.id);
+    await server.ban(agent.id);
     await expect(agent.client.syncAuthorizedEntries([], call)).rejects.toMatchObject({
       code: 'permission-denied',
       reason: 'AGENT_BANNED',

@@ -1,12 +1,14 @@
+import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import type {
-  SyncAuthorizedEntriesRequest,
+import {
+  type SyncAuthorizedEntriesRequest,
   SyncAuthorizedEntriesResponse,
 } from '../../gen/spire/api/server/entry/v1/entry.ts';
 import { EntryMask } from '../../gen/spire/api/types/entry.ts';
 import { entryToWire } from '../../rpc/messages.ts';
 import { systemClock } from '../../runtime/time.ts';
 import { testEntry } from '../../testing/registration-entry.ts';
+import { EntryEncoder } from './entry-encoder.ts';
 import { syncAuthorizedEntries } from './entry-sync.ts';
 
 /** The mask that SPIRE's agents send. */
@@ -55,13 +57,14 @@ class Requests implements AsyncIterable<SyncAuthorizedEntriesRequest> {
 function converse(count: number) {
   const requests = new Requests();
   const answers = syncAuthorizedEntries(requests, entriesUpTo(count), {
+    encoder: new EntryEncoder(),
     clock: systemClock,
     signal: new AbortController().signal,
   });
   const next = async (): Promise<SyncAuthorizedEntriesResponse> => {
     const { value, done } = await answers.next();
     if (done === true) throw new Error('the server has ended the stream');
-    return value;
+    return SyncAuthorizedEntriesResponse.decode(value);
   };
   return { requests, answers, next };
 }
@@ -139,6 +142,51 @@ describe('a sync of a SPIRE agent', () => {
       createdAt: 1_700_000_002n,
     });
   });
+});
+
+it('leaves an agent with exactly what it may have, whatever it held before and however it asks', async () => {
+  const anyCount = fc.constantFrom(0, 1, 499, 500, 501, 1000, 1001, 1200);
+  const held = fc.record({
+    every: fc.integer({ min: 1, max: 9 }),
+    staleEvery: fc.integer({ min: 1, max: 9 }),
+  });
+  await fc.assert(
+    fc.asyncProperty(anyCount, held, fc.integer({ min: 100, max: 700 }), async (count, holds, perRequest) => {
+      const { requests, answers, next } = converse(count);
+      requests.send({ outputMask: agentMask });
+      const known = new Map(
+        entriesUpTo(count)
+          .filter((_, i) => i % holds.every === 0)
+          .map(({ id, revision }, i) => [id, BigInt(i % holds.staleEvery === 0 ? revision + 1 : revision)]),
+      );
+      const now = new Map<string, bigint>();
+      const wanted: string[] = [];
+      for (let more = true; more; ) {
+        const page = await next();
+        for (const { id, revisionNumber } of page.entries) now.set(id, revisionNumber);
+        for (const { id, revisionNumber } of page.entryRevisions) {
+          if (known.get(id) === revisionNumber) now.set(id, revisionNumber);
+          else wanted.push(id);
+        }
+        more = page.more;
+      }
+      // In any order: the server does not rely on the agent's.
+      wanted.reverse();
+      for (let start = 0; start < wanted.length; start += perRequest) {
+        requests.send({ ids: wanted.slice(start, start + perRequest) });
+        for (let more = true; more; ) {
+          const page = await next();
+          for (const { id, revisionNumber } of page.entries) now.set(id, revisionNumber);
+          more = page.more;
+        }
+      }
+      requests.close();
+      expect((await answers.next()).done).toBe(true);
+      const right = entriesUpTo(count).map(({ id, revision }) => [id, BigInt(revision)] as const);
+      expect([...now].sort(([a], [b]) => (a < b ? -1 : 1))).toEqual(right);
+    }),
+    { numRuns: 40 },
+  );
 });
 
 describe('the conversation', () => {

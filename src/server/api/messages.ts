@@ -2,7 +2,7 @@ import type { Status } from '../../gen/spire/api/types/status.ts';
 import type { X509SVID } from '../../gen/spire/api/types/x509svid.ts';
 import { spiffeIdToWire } from '../../rpc/messages.ts';
 import { itemStatus } from '../../rpc/status.ts';
-import { isAppError } from '../../runtime/error.ts';
+import { AppError, isAppError } from '../../runtime/error.ts';
 import type { Logger } from '../../runtime/log.ts';
 import type { SignedSvid } from '../authority/authority.ts';
 
@@ -20,4 +20,13 @@ export function svidToWire(svid: SignedSvid): X509SVID {
 export function failedStatus(error: unknown, log: Logger): Status {
   if (!isAppError(error) || error.code === 'internal') log.error({ error }, 'item of a batch failed');
   return itemStatus(error);
+}
+
+/** What `parse` returns; its error gets `what` in front, as SPIRE writes them. */
+export function explained<T>(what: string, parse: () => T): T {
+  try {
+    return parse();
+  } catch (error) {
+    throw isAppError(error) ? new AppError(error.code, `${what}: ${error.message}`) : error;
+  }
 }

@@ -1,11 +1,15 @@
 import { generateKeyPairSync, sign } from 'node:crypto';
+import { setImmediate as nextRound } from 'node:timers/promises';
 import { status } from '@grpc/grpc-js';
 import { describe, expect, it } from 'vitest';
 import { SVIDService } from '../../gen/spire/api/server/svid/v1/svid.ts';
 import type { X509SVID } from '../../gen/spire/api/types/x509svid.ts';
 import { type ClientChannel, callUnary } from '../../rpc/grpc-client.ts';
+import { AppError } from '../../runtime/error.ts';
+import { silentLogger } from '../../runtime/log.ts';
 import { SpiffeId } from '../../spiffe/spiffe-id.ts';
 import { verifyX509Svid } from '../../spiffe/x509-svid.ts';
+import { FakeClock } from '../../testing/fake-clock.ts';
 import { opensslVerdict } from '../../testing/openssl.ts';
 import { testEntry } from '../../testing/registration-entry.ts';
 import { newSigner } from '../../testing/test-authority.ts';
@@ -14,6 +18,9 @@ import { Certificate } from '../../x509/certificate.ts';
 import { buildCsr } from '../../x509/csr.ts';
 import { encodeName } from '../../x509/names.ts';
 import type { Signer } from '../../x509/signature.ts';
+import { Authority } from '../authority/authority.ts';
+import { EntryIndex } from '../registration/entry-index.ts';
+import { svidApi } from './svid-api.ts';
 
 const hourMs = 3_600_000;
 const web = 'spiffe://example.org/web';
@@ -39,7 +46,8 @@ function leafOf(svid: X509SVID | undefined): Certificate {
 
 /** A server with an agent, an entry `web` for it and an entry `other` for another. */
 async function serverWithAgent(fields: Parameters<typeof testEntry>[0] = {}) {
-  const server = await TestServer.start();
+  // Batches here come faster than from an agent.
+  const server = await TestServer.start({ settings: { limits: { signing: { perSecond: 0 } } } });
   const agent = await server.join();
   await server.admin.entries.create(
     [
@@ -156,6 +164,21 @@ describe('BatchNewX509SVID', () => {
     expect(results.map((result) => result.svid !== undefined)).toEqual(codes.map((code) => code === OK));
     // Whether an entry exists for somebody else is nobody's business.
     expect(results[2]?.status).toEqual(results[3]?.status);
+    expect(results.map((result) => result.status?.message)).toEqual([
+      '',
+      'missing entry ID',
+      'entry not found or not authorized',
+      'entry not found or not authorized',
+      'missing CSR',
+      'invalid CSR signature',
+      '',
+    ]);
+  });
+
+  it('says of a CSR that is none what is wrong with it', async () => {
+    const { agent } = await serverWithAgent();
+    const [result] = await batch(agent.channel, [{ entryId: 'web', csr: Buffer.from('hello') }]);
+    expect(result?.status?.message).toMatch(/^malformed CSR: failed to parse CSR: request: /);
   });
 
   it('refuses a request that must not be signed', async () => {
@@ -205,7 +228,7 @@ describe('BatchNewX509SVID', () => {
     for (const channel of [server.adminChannel, await server.connect(), await server.connect(workload)]) {
       await expect(batch(channel, [item])).rejects.toMatchObject({ code: 'permission-denied' });
     }
-    server.ban(agent.id);
+    await server.ban(agent.id);
     await expect(batch(agent.channel, [item])).rejects.toMatchObject({
       code: 'permission-denied',
       reason: 'AGENT_BANNED',
@@ -230,6 +253,24 @@ describe('MintX509SVID', () => {
     expect(plain.notAfterMs).toBe(Math.floor((server.clock.now() + hourMs) / 1000) * 1000);
   });
 
+  it('takes the subject of the request, with the first DNS name as its common name', async () => {
+    const server = await TestServer.start();
+    const subject = encodeName({ country: ['DE'], organization: ['Example'], commonName: 'web' });
+    const subjectOf = async (dnsNames: readonly string[]) => {
+      const csr = await buildCsr({ signer: await newSigner(), uris: [web], subject, dnsNames });
+      return leafOf(await mint(server.adminChannel, csr)).subjectText;
+    };
+    expect(await subjectOf([])).toBe('C=DE,O=Example,CN=web');
+    expect(await subjectOf(['web.example.org', 'web'])).toBe('C=DE,O=Example,CN=web.example.org');
+  });
+
+  it('ends every certificate with the CA at the latest', async () => {
+    const server = await TestServer.start();
+    const [root] = (await server.admin.bundles.getOwn({ signal: noAbort })).certificates();
+    const leaf = leafOf(await mint(server.adminChannel, await goodCsr(), 2_147_483_647));
+    expect(leaf.notAfterMs).toBe(root!.notAfterMs);
+  });
+
   const forbidden: typeof badRequests = [
     ...badRequests,
     { name: 'a request without an identity', csr: async () => (await newRequest()).csr },
@@ -245,6 +286,10 @@ describe('MintX509SVID', () => {
     {
       name: 'a bad DNS name',
       csr: async () => buildCsr({ signer: await newSigner(), uris: [web], dnsNames: ['a b'] }),
+    },
+    {
+      name: 'a DNS name that a wildcard covers',
+      csr: async () => buildCsr({ signer: await newSigner(), uris: [web], dnsNames: ['*.a.org', 'b.a.org'] }),
     },
   ];
 
@@ -272,5 +317,59 @@ describe('MintX509SVID', () => {
     for (const channel of [agent.channel, await server.connect(web2), await server.connect()]) {
       await expect(mint(channel, await goodCsr())).rejects.toMatchObject({ code: 'permission-denied' });
     }
+  });
+});
+
+describe('a long batch', () => {
+  const clock = new FakeClock();
+  const agentId = SpiffeId.parse('spiffe://example.org/spire/agent/test');
+  const trustDomain = agentId.trustDomain;
+
+  /** The API on a real authority; `onSign` is called before each signature. */
+  async function api(onSign: (signed: number) => void = () => undefined) {
+    const authority = new Authority({ trustDomain, clock, log: silentLogger });
+    const signer = await newSigner();
+    let signed = 0;
+    const counting: Signer = {
+      ...signer,
+      sign: (data) => {
+        signed += 1;
+        onSign(signed);
+        return signer.sign(data);
+      },
+    };
+    const subject = { commonName: 'example.org', organization: [], country: [] };
+    const root = await authority.signRoot(signer, subject, 24 * hourMs);
+    authority.activate({ certificate: root, signer: counting });
+    const index = new EntryIndex(trustDomain);
+    index.put(testEntry({ id: 'web', spiffeId: web, parentId: agentId }));
+    const access = { requireAgent: async () => ({ id: agentId, selectors: [] }) as never };
+    const service = svidApi({ trustDomain, authority, index, access, clock, defaultTtlMs: hourMs });
+    const handler = service.handlers.get('batchNewX509Svid');
+    if (handler?.kind !== 'unary') throw new Error('no handler');
+    const params = Array(500).fill({ entryId: 'web', csr: await goodCsr() });
+    const run = (signal: AbortSignal) =>
+      handler.handle({ params } as never, { signal, log: silentLogger } as never);
+    return { run, signed: () => signed };
+  }
+
+  it('signs nothing more once nobody may have the answer', async () => {
+    const controller = new AbortController();
+    const banned = new AppError('permission-denied', 'agent is banned');
+    const { run, signed } = await api((count) => count === 20 && controller.abort(banned));
+    await expect(run(controller.signal)).rejects.toBe(banned);
+    expect(signed()).toBe(20);
+  });
+
+  it('lets the event loop turn while it signs, however many run at once', async () => {
+    const { run } = await api();
+    let isOver = false;
+    const all = Promise.all([run(noAbort), run(noAbort), run(noAbort)]).finally(() => {
+      isOver = true;
+    });
+    let rounds = 0;
+    for (; !isOver; rounds += 1) await nextRound();
+    await all;
+    expect(rounds).toBeGreaterThan(1500 / 10);
   });
 });

@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import type { AgentStore } from '../../plugin-api/data-store.ts';
 import type { NodeAttestation as NodeProof, ServerNodeAttestor } from '../../plugin-api/node-attestor.ts';
 import { createJoinToken, JoinTokenServerAttestor } from '../../plugins/node-attestor/join-token.ts';
+import { AppError } from '../../runtime/error.ts';
 import { silentLogger } from '../../runtime/log.ts';
 import { parseSelector } from '../../spiffe/selector.ts';
 import { SpiffeId, TrustDomain } from '../../spiffe/spiffe-id.ts';
@@ -151,12 +152,12 @@ describe('attestation with a join token', () => {
 
   it('lets the agent have the entries of its alias at once', async () => {
     const { attest, newToken, entries, index, store } = await attestationWith();
-    await entries.create({ ...testEntry({ id: 'web' }), parentId: id('/node') });
+    await entries.create([{ ...testEntry({ id: 'web' }), parentId: id('/node') }]);
     const payload = await newToken(id('/node'));
     const { svid } = await attest({ type: 'join_token', payload, csr: await newCsr() });
     const agent = await store.agents.find(svid.id);
     expect(index.isAuthorized(agent!, 'web', 0)).toBe(true);
-    expect(index.size).toBe((await store.entries.list({})).length);
+    expect(index.size).toBe((await store.entries.list()).length);
   });
 
   it('looks the token up before the signature of the request, which costs more', async () => {
@@ -213,7 +214,7 @@ describe('attestation', () => {
   it('of a known agent replaces its certificate', async () => {
     const { attest, attestation, store } = await attestationWith();
     const { svid: first } = await attest({ csr: await newCsr() });
-    await attestation.renew(first.id, await newCsr());
+    await attestation.renew(first.id, await newCsr(), noAbort);
     const { svid: second } = await attest({ csr: await newCsr() });
     const record = await store.agents.find(first.id);
     expect(record).toMatchObject({ serial: second.serialDecimal, newSerial: '', newExpiresAt: 0 });
@@ -232,6 +233,14 @@ describe('attestation', () => {
     const refused = attest({ csr: await newCsr() });
     await expect(refused).rejects.toMatchObject({ code: 'permission-denied', reason: 'AGENT_BANNED' });
     expect(signatures()).toBe(0);
+  });
+
+  it('says in the log when a faulty attestor gives the ID of the server', async () => {
+    const { attest } = await attestationWith({ test: proves({ agentPath: '/spire/server' }) });
+    await expect(attest({ csr: await newCsr() })).rejects.toMatchObject({
+      code: 'internal',
+      message: 'agent ID cannot collide with the server ID',
+    });
   });
 
   it('does not let a certificate leave that could not be recorded', async () => {
@@ -284,7 +293,7 @@ describe('renewal', () => {
   it('gives a certificate for a new key and keeps the one before until the new one is used', async () => {
     const { attestation, store, current } = await renewing();
     const signer = await newSigner();
-    const svid = await attestation.renew(current.id, await buildCsr({ signer }));
+    const svid = await attestation.renew(current.id, await buildCsr({ signer }), noAbort);
     expect(leafOf(svid).spki).toEqual(Buffer.from(signer.publicKey));
     expect(svid.id).toEqual(current.id);
     expect(await store.agents.find(current.id)).toMatchObject({
@@ -301,15 +310,33 @@ describe('renewal', () => {
     { name: 'an RSA-1024 key', csr: weakCsr },
   ])('refuses $name', async ({ csr }) => {
     const { attestation, store, current } = await renewing();
-    const refused = attestation.renew(current.id, await csr());
+    const refused = attestation.renew(current.id, await csr(), noAbort);
     await expect(refused).rejects.toMatchObject({ code: 'invalid-argument' });
     expect(await store.agents.find(current.id)).toMatchObject({ newSerial: '' });
   });
 
   it('does not let a certificate leave for an agent that is gone', async () => {
     const { attestation } = await renewing();
-    const refused = attestation.renew(id('/spire/agent/test/gone'), await newCsr());
-    await expect(refused).rejects.toMatchObject({ code: 'not-found' });
+    const refused = attestation.renew(id('/spire/agent/test/gone'), await newCsr(), noAbort);
+    await expect(refused).rejects.toMatchObject({ reason: 'AGENT_NOT_ATTESTED' });
+  });
+
+  it('does not sign for an agent that was banned since it called', async () => {
+    const { attestation, current, signatures } = await renewing();
+    const before = signatures();
+    const banned = new AppError('permission-denied', 'agent is banned', { reason: 'AGENT_BANNED' });
+    const refused = attestation.renew(current.id, await newCsr(), AbortSignal.abort(banned));
+    await expect(refused).rejects.toBe(banned);
+    expect(signatures()).toBe(before);
+  });
+
+  it('does not let a certificate leave for an agent that is banned while it is signed', async () => {
+    const { attestation, store, current, signatures } = await renewing();
+    const before = signatures();
+    const refused = attestation.renew(current.id, await newCsr(), noAbort);
+    await store.agents.ban(current.id);
+    await expect(refused).rejects.toMatchObject({ reason: 'AGENT_BANNED' });
+    expect(signatures()).toBe(before + 1);
   });
 });
 
@@ -319,8 +346,12 @@ function bound(store: AgentStore): AgentStore {
     recordAttestation: (agent) => store.recordAttestation(agent),
     recordRenewal: (agentId, renewed) => store.recordRenewal(agentId, renewed),
     promoteSerial: (agentId, serial) => store.promoteSerial(agentId, serial),
+    recordVersion: (agentId, version) => store.recordVersion(agentId, version),
+    ban: (agentId) => store.ban(agentId),
+    delete: (agentId) => store.delete(agentId),
     find: (agentId) => store.find(agentId),
-    list: () => store.list(),
+    list: (query) => store.list(query),
+    count: (filter) => store.count(filter),
   };
 }
 

@@ -1,9 +1,9 @@
 import type { AgentStore } from '../../plugin-api/data-store.ts';
 import type { Ask, ServerNodeAttestor } from '../../plugin-api/node-attestor.ts';
-import { AppError } from '../../runtime/error.ts';
+import { AppError, isAppError } from '../../runtime/error.ts';
 import type { Logger } from '../../runtime/log.ts';
 import { SpiffeId, type TrustDomain } from '../../spiffe/spiffe-id.ts';
-import { parseCsr, verifyCsr } from '../../x509/csr.ts';
+import { type CertificateRequest, parseCsr, verifyCsr } from '../../x509/csr.ts';
 import type { Authority, SignedSvid } from '../authority/authority.ts';
 
 interface Deps {
@@ -49,8 +49,7 @@ export class NodeAttestation {
         `error getting node attestor: could not find node attestor type "${request.type.slice(0, 60)}"; this server has ${known}`,
       );
     }
-    if (request.csr.length === 0) throw new AppError('invalid-argument', 'missing CSR');
-    const csr = parseCsr(request.csr);
+    const csr = readCsr(request.csr);
     // A key that we would never certify must not cost a one-time proof.
     if (csr.keyType === undefined) verifyCsr(csr);
     // The attestor first: a caller without a proof must not cost us a signature check.
@@ -80,10 +79,11 @@ export class NodeAttestation {
   }
 
   /** Signs a new certificate for an attested agent; it becomes the current one when the agent first uses it. */
-  async renew(id: SpiffeId, csrDer: Uint8Array): Promise<SignedSvid> {
-    if (csrDer.length === 0) throw new AppError('invalid-argument', 'missing CSR');
-    const csr = parseCsr(csrDer);
+  async renew(id: SpiffeId, csrDer: Uint8Array, signal: AbortSignal): Promise<SignedSvid> {
+    const csr = readCsr(csrDer);
     verifyCsr(csr);
+    // An agent that has been removed since it called has no use for a signature.
+    signal.throwIfAborted();
     const svid = await this.#deps.authority.signAgentSvid({ id, spki: csr.spki, ttlMs: this.#agentTtlMs });
     await this.#deps.agents.recordRenewal(id, {
       serial: svid.serialDecimal,
@@ -94,6 +94,8 @@ export class NodeAttestation {
   }
 
   #agentIdFrom(path: string): SpiffeId {
+    if (path === '/spire/server')
+      throw new AppError('internal', 'agent ID cannot collide with the server ID');
     if (!path.startsWith('/spire/agent/')) {
       throw new AppError(
         'internal',
@@ -101,5 +103,17 @@ export class NodeAttestation {
       );
     }
     return SpiffeId.of(this.#deps.trustDomain, path);
+  }
+}
+
+/** Throws `invalid-argument` with the texts that SPIRE's users search for. */
+function readCsr(der: Uint8Array): CertificateRequest {
+  if (der.length === 0) throw new AppError('invalid-argument', 'missing CSR');
+  try {
+    return parseCsr(der);
+  } catch (error) {
+    throw isAppError(error, 'invalid-argument')
+      ? new AppError(error.code, `failed to parse CSR: ${error.message}`)
+      : error;
   }
 }

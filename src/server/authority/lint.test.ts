@@ -24,6 +24,7 @@ import { lintCertificate } from './lint.ts';
 
 const trustDomain = TrustDomain.parse('example.org');
 const name = encodeName({ organization: ['Signet'] });
+const leafName = encodeName({ organization: ['Signet'], commonName: 'web' });
 const ed25519 = generateKeyPairSync('ed25519').publicKey.export({ format: 'der', type: 'spki' });
 const rsa1024 = generateKeyPairSync('rsa', { modulusLength: 1024 }).publicKey;
 
@@ -66,7 +67,7 @@ function leaf(change: Change = {}): Promise<Certificate> {
       authorityKeyId: authorityKeyIdentifier({ subjectKeyId: undefined, spki: signer.publicKey }),
       names: san(['spiffe://example.org/web']),
     },
-    change,
+    { ...change, template: { subject: leafName, ...change.template } },
   );
 }
 
@@ -118,6 +119,11 @@ const sharedCases: readonly Case[] = [
 
 const leafCases: readonly Case[] = [
   ...sharedCases,
+  {
+    name: 'the subject of its issuer',
+    change: { template: { subject: name } },
+    rule: 'LEAF_IS_NOT_ITS_ISSUER',
+  },
   { name: 'no name', change: { extensions: { names: undefined } }, rule: 'ONE_URI_NAME' },
   {
     name: 'two identities',

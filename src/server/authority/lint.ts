@@ -57,6 +57,12 @@ const authorityLints: readonly Lint[] = [
     },
   },
   {
+    name: 'LEAF_IS_NOT_ITS_ISSUER',
+    citation: 'RFC 5280 §3.2: a self-issued certificate is taken for a CA in a key change',
+    check: ({ isCa, isSelfIssued }) =>
+      isSelfIssued && !isCa ? 'its subject is that of the signing certificate' : undefined,
+  },
+  {
     name: 'KNOWN_CRITICAL_EXTENSIONS',
     citation: 'RFC 5280 §4.2',
     check: ({ unknownCriticalExtensions }) =>

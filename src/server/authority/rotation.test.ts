@@ -116,7 +116,7 @@ class ServerProcess {
   }
 
   /** As an agent does in each round: it fetches the bundle, then it calls for something else. */
-  agentCalls(bundleSequence?: number): void {
+  agentCalls(bundleSequence?: bigint): void {
     const { bundles, files } = this.parts;
     bundles.noteAgent(agentId, files.clock.now(), bundleSequence);
     bundles.noteAgent(agentId, files.clock.now());
@@ -333,7 +333,7 @@ describe('a successor', () => {
     const { sequence } = server.parts.bundles.own.value;
     for (let minutes = 0; minutes < 30; minutes += 1) {
       await clock.advance(minuteMs);
-      server.agentCalls(sequence - 1);
+      server.agentCalls(sequence - 1n);
       await server.step();
     }
     expect(await server.issue()).toBe(old);
@@ -344,7 +344,7 @@ describe('a successor', () => {
 
   it('does not wait for an agent that has gone away', async () => {
     const { server, next } = await serverWithSuccessor();
-    server.agentCalls(0);
+    server.agentCalls(0n);
     await server.live(8 * hourMs);
     expect(await server.issue()).toBe(next);
   });
@@ -355,7 +355,7 @@ describe('a successor', () => {
     for (let passed = 12 * hourMs; passed < 22 * hourMs; passed += 30 * minuteMs) {
       expect(await server.issue()).toBe(old);
       await clock.advance(30 * minuteMs);
-      server.agentCalls(0);
+      server.agentCalls(0n);
       await server.step();
     }
     expect(await server.issue()).toBe(next);
@@ -519,7 +519,7 @@ describe('a crash between two steps', () => {
         };
         for (const { gapMs, fault, agentSequence } of ticks) {
           await server.parts.files.clock.advance(gapMs);
-          if (agentSequence !== undefined) server.agentCalls(agentSequence);
+          if (agentSequence !== undefined) server.agentCalls(BigInt(agentSequence));
           if (fault !== null) faults.arm(fault);
           const hasCrashed = await server.step().then(
             () => false,

@@ -9,7 +9,7 @@ import {
   subjectKeyIdentifier,
 } from '../../x509/extensions.ts';
 import { type CertificateTemplate, newSerial } from '../../x509/issue.ts';
-import { encodeName } from '../../x509/names.ts';
+import { encodeName, type NameAttributes } from '../../x509/names.ts';
 
 /** Certificates start this much in the past, so that a peer whose clock is a little late accepts them. */
 export const backdateMs = 10_000;
@@ -59,6 +59,8 @@ export interface LeafRequest {
   readonly spki: Uint8Array;
   readonly dnsNames: readonly string[];
   readonly ttlMs: number;
+  /** Instead of the usual one; its common name still gives way to the first DNS name. */
+  readonly subject?: NameAttributes | undefined;
 }
 
 /** Template of an X.509-SVID (X509-SVID §4): one URI SAN, digitalSignature, both server and client authentication. */
@@ -66,7 +68,7 @@ export function leafTemplate(leaf: LeafRequest, issuer: Certificate, nowMs: numb
   return {
     serial: newSerial(),
     issuer: issuer.subject,
-    subject: leafSubject(leaf.dnsNames[0]),
+    subject: leafSubject(leaf),
     notBeforeMs: nowMs - backdateMs,
     notAfterMs: Math.min(nowMs + leaf.ttlMs, issuer.notAfterMs),
     spki: leaf.spki,
@@ -86,12 +88,15 @@ const rootUsage = keyUsage(['keyCertSign', 'cRLSign']);
 const leafConstraints = basicConstraints({ ca: false });
 const leafUsage = keyUsage(['digitalSignature']);
 const leafExtendedUsage = extendedKeyUsage(['serverAuth', 'clientAuth']);
-const plainLeafSubject = encodeName({ organization: ['Signet'] });
+const usualLeafSubject: NameAttributes = { organization: ['Signet'] };
+const plainLeafSubject = encodeName(usualLeafSubject);
 
-function leafSubject(firstDnsName: string | undefined): Uint8Array {
+function leafSubject({ subject, dnsNames: [firstDnsName] }: LeafRequest): Uint8Array {
   // RFC 5280 bounds a common name to 64 characters; a longer DNS name stands in the SAN only.
-  if (firstDnsName === undefined || firstDnsName.length > 64) return plainLeafSubject;
-  return encodeName({ organization: ['Signet'], commonName: firstDnsName });
+  const hasCommonName = firstDnsName !== undefined && firstDnsName.length <= 64;
+  if (subject === undefined && !hasCommonName) return plainLeafSubject;
+  const chosen = subject ?? usualLeafSubject;
+  return encodeName(hasCommonName ? { ...chosen, commonName: firstDnsName } : chosen);
 }
 
 const authorityKeyIds = new WeakMap<Certificate, Uint8Array>();

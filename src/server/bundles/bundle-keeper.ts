@@ -10,6 +10,7 @@ import { isForgotten } from '../authority/authority-states.ts';
 const recentMs = 60_000;
 /** Agents that come and go, such as autoscaled nodes, are forgotten when there are this many. */
 const forgetAbove = 10_000;
+const dayMs = 86_400_000;
 
 interface Deps {
   readonly trustDomain: TrustDomain;
@@ -24,7 +25,7 @@ interface Deps {
 export class BundleKeeper {
   readonly #deps: Deps;
   readonly #own: Observable<Bundle>;
-  readonly #agents = new Map<string, { held: number; offered: number; seenAtMs: number }>();
+  readonly #agents = new Map<string, { held: bigint; offered: bigint; seenAtMs: number }>();
 
   private constructor(deps: Deps, own: Bundle) {
     this.#deps = deps;
@@ -42,9 +43,20 @@ export class BundleKeeper {
     return this.#own;
   }
 
-  /** Takes over what a transaction has just stored. */
+  /** Takes over what a transaction has just stored, unless a later one was faster. */
   adopt(bundle: Bundle): void {
-    this.#own.set(bundle);
+    if (bundle.sequence >= this.#own.value.sequence) this.#own.set(bundle);
+  }
+
+  /** Adds authorities that are not ours to sign with; throws `invalid-argument` when a key id is taken. */
+  async append(more: Parameters<Bundle['withAuthorities']>[0]): Promise<Bundle> {
+    const own = this.#own.value;
+    const { store, trustDomain, log } = this.#deps;
+    const stored = await store.update(trustDomain, (current) => (current ?? own).withAuthorities(more));
+    this.adopt(stored);
+    const { sequence } = stored;
+    log.info({ x509: more.x509.length, jwt: more.jwt.length, sequence }, 'authorities were appended');
+    return stored;
   }
 
   /** Puts a root into the bundle unless it is there: a transaction may have stored it and its answer been lost. */
@@ -53,40 +65,32 @@ export class BundleKeeper {
     if (own.certificates().some((known) => known.fingerprint === root.fingerprint)) return;
     const { store, trustDomain, log } = this.#deps;
     const stored = await store.update(trustDomain, (current) => (current ?? own).withAuthority(root));
-    this.#own.set(stored);
+    this.adopt(stored);
     log.warn(
       { subject: root.subjectText, sequence: stored.sequence },
       'a root was missing from the trust bundle',
     );
   }
 
-  /** Drops the roots that expired long before `nowMs`: no certificate that they signed has been valid since. */
+  /** Drops what expired long before `nowMs`: nothing that it signed has been valid since. */
   async prune(nowMs: number): Promise<void> {
-    const isGone = (bundle: Bundle) =>
-      bundle.x509Authorities
-        .filter((a) => isForgotten(a.certificate, nowMs))
-        .map((a) => a.certificate.fingerprint);
-    const gone = isGone(this.#own.value);
-    if (gone.length === 0) return;
-    const kept = await this.#deps.store.update(this.#deps.trustDomain, (current) =>
-      (current ?? this.#own.value).withoutAuthorities(isGone(current ?? this.#own.value)),
-    );
-    this.#own.set(kept);
-    this.#deps.log.info(
-      { removed: gone.length, sequence: kept.sequence },
-      'expired roots left the trust bundle',
-    );
+    const own = this.#own.value;
+    if (withoutForgotten(own, nowMs) === own) return;
+    const { store, trustDomain, log } = this.#deps;
+    const kept = await store.update(trustDomain, (current) => withoutForgotten(current ?? own, nowMs));
+    this.adopt(kept);
+    log.info({ sequence: kept.sequence }, 'expired authorities left the trust bundle');
   }
 
   /**
    * Notes that an agent calls: by that it has what an earlier answer gave it. `offered` is the sequence that this
    * call's answer is about to give.
    */
-  noteAgent(id: SpiffeId, nowMs: number, offered?: number): void {
+  noteAgent(id: SpiffeId, nowMs: number, offered?: bigint): void {
     const key = id.toString();
     const known = this.#agents.get(key);
     if (known === undefined && this.#agents.size >= forgetAbove) this.#forgetSilent(nowMs);
-    const held = known?.offered ?? -1;
+    const held = known?.offered ?? -1n;
     this.#agents.set(key, { held, offered: offered ?? held, seenAtMs: nowMs });
   }
 
@@ -101,6 +105,17 @@ export class BundleKeeper {
       if (nowMs - agent.seenAtMs > recentMs) this.#agents.delete(id);
     }
   }
+}
+
+function withoutForgotten(bundle: Bundle, nowMs: number): Bundle {
+  const roots = bundle.certificates().filter((certificate) => isForgotten(certificate, nowMs));
+  const keys = bundle.jwtAuthorities.filter(
+    ({ expiresAt }) => expiresAt > 0 && expiresAt * 1000 + dayMs < nowMs,
+  );
+  return bundle.withoutAuthorities(
+    roots.map(({ fingerprint }) => fingerprint),
+    keys.map(({ keyId }) => keyId),
+  );
 }
 
 function emptyBundle(trustDomain: TrustDomain): Bundle {

@@ -2,8 +2,8 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { EntryStore } from '../../plugin-api/data-store.ts';
-import { isAppError } from '../../runtime/error.ts';
-import type { NewEntry } from '../../spiffe/registration-entry.ts';
+import { type AppError, isAppError } from '../../runtime/error.ts';
+import type { NewEntry, RegistrationEntry } from '../../spiffe/registration-entry.ts';
 import { parseSelector } from '../../spiffe/selector.ts';
 import { SpiffeId, TrustDomain } from '../../spiffe/spiffe-id.ts';
 import { testEntry } from '../../testing/registration-entry.ts';
@@ -29,8 +29,15 @@ async function registry(store?: EntryStore) {
   return { store: kept, index, entries };
 }
 
+/** The result of a batch of one; throws what it was refused with. */
+async function only<T extends object>(results: Promise<readonly (T | AppError)[]>): Promise<T> {
+  const [result] = await results;
+  if (result === undefined || isAppError(result)) throw result;
+  return result as T;
+}
+
 async function expectAgreement({ store, index }: { store: EntryStore; index: EntryIndex }) {
-  const stored = await store.list({});
+  const stored = await store.list();
   expect(stored.map((entry) => index.find(entry.id))).toEqual(stored);
   expect(index.size).toBe(stored.length);
 }
@@ -42,34 +49,33 @@ const anyFields = fc.record({
   spiffeId: fc.oneof({ weight: 9, arbitrary: anyWorkload }, fc.constant('spiffe://example.org/spire/server')),
   hint: fc.constantFrom('', 'one', 'two'),
 });
-const anyChange = fc.oneof(
-  fc.record({ kind: fc.constant('create' as const), id: anyId, fields: anyFields }),
-  fc.record({ kind: fc.constant('update' as const), id: anyId, fields: anyFields }),
-  fc.record({ kind: fc.constant('delete' as const), id: anyId }),
-  fc.constant({ kind: 'adopt' as const }),
-);
+const anyItems = fc.array(fc.record({ id: anyId, fields: anyFields }), { minLength: 1, maxLength: 4 });
+const anyBatch = fc.record({
+  kind: fc.constantFrom('create' as const, 'update' as const, 'delete' as const, 'adopt' as const),
+  items: anyItems,
+});
 
 describe('the registry', () => {
   it('never lets store and index disagree, whatever changes come at the same time', async () => {
     const { store } = await registry();
     await fc.assert(
-      fc.asyncProperty(fc.array(anyChange, { minLength: 1, maxLength: 12 }), async (changes) => {
+      fc.asyncProperty(fc.array(anyBatch, { minLength: 1, maxLength: 10 }), async (batches) => {
         const { entries, index } = await registry(store);
-        const apply = (change: (typeof changes)[number]): Promise<unknown> => {
-          switch (change.kind) {
+        const apply = ({ kind, items }: (typeof batches)[number]): Promise<unknown> => {
+          switch (kind) {
             case 'create':
-              return entries.create(newEntry({ id: change.id, ...change.fields }));
+              return entries.create(items.map(({ id, fields }) => newEntry({ id, ...fields })));
             case 'update':
-              return entries.update(change.id, () => newEntry({ id: change.id, ...change.fields }));
+              return entries.update(
+                items.map(({ id, fields }) => ({ id, change: () => newEntry({ id, ...fields }) })),
+              );
             case 'delete':
-              return entries.delete(change.id);
+              return entries.delete(items.map((item) => item.id));
             case 'adopt':
               return entries.adoptBelow(agent.id);
           }
         };
-        const outcomes = await Promise.allSettled(changes.map(apply));
-        const failures = outcomes.filter((outcome) => outcome.status === 'rejected');
-        expect(failures.filter(({ reason }) => !isAppError(reason))).toEqual([]);
+        await Promise.all(batches.map(apply));
         await expectAgreement({ store, index });
       }),
       { numRuns: 60 },
@@ -81,22 +87,21 @@ describe('the registry', () => {
     const gate = Promise.withResolvers<void>();
     let isFirst = true;
     const slow: EntryStore = {
-      create: (entry) => store.create(entry),
-      delete: (entryId) => store.delete(entryId),
-      find: (entryId) => store.find(entryId),
+      create: (wanted) => store.create(wanted),
+      delete: (ids) => store.delete(ids),
       list: (query) => store.list(query),
-      update: async (entryId, change) => {
+      update: async (changes) => {
         const wasFirst = isFirst;
         isFirst = false;
-        const updated = await store.update(entryId, change);
+        const updated = await store.update(changes);
         if (wasFirst) await gate.promise;
         return updated;
       },
     };
     const { entries, index } = await registry(slow);
-    await entries.create(newEntry());
-    const first = entries.update('entry-1', (current) => ({ ...current, hint: 'first' }));
-    const second = entries.delete('entry-1');
+    await entries.create([newEntry()]);
+    const first = entries.update([{ id: 'entry-1', change: (current) => ({ ...current, hint: 'first' }) }]);
+    const second = entries.delete(['entry-1']);
     // SQLite answers within a turn: without order the deletion would be through by now.
     await nextTurn();
     gate.resolve();
@@ -107,7 +112,7 @@ describe('the registry', () => {
 
   it('knows after a restart what was stored', async () => {
     const before = await registry();
-    await before.entries.create(newEntry());
+    await before.entries.create([newEntry()]);
     const after = await registry(before.store);
     expect(after.entries.get('entry-1')).toEqual(before.entries.get('entry-1'));
     expect(after.index.isAuthorized(agent, 'entry-1', now)).toBe(true);
@@ -117,7 +122,7 @@ describe('the registry', () => {
     it('with an id of its own when none is given, and selectors in canonical order', async () => {
       const { entries, index } = await registry();
       const selectors = ['unix:uid:2', 'unix:gid:1', 'unix:uid:2'].map(parseSelector);
-      const { entry, created } = await entries.create({ ...newEntry({ id: '' }), selectors });
+      const { entry, created } = await only(entries.create([{ ...newEntry({ id: '' }), selectors }]));
       expect(created).toBe(true);
       expect(entry).toMatchObject({
         revision: 0,
@@ -129,36 +134,34 @@ describe('the registry', () => {
 
     it('but returns the one that is equal, unchanged', async () => {
       const { entries, ...both } = await registry();
-      const { entry } = await entries.create(newEntry({ hint: 'first' }));
-      expect(await entries.create(newEntry({ id: '', hint: 'second' }))).toEqual({ entry, created: false });
+      const { entry } = await only(entries.create([newEntry({ hint: 'first' })]));
+      const again = entries.create([newEntry({ id: '', hint: 'second' })]);
+      expect(await again).toEqual([{ entry, created: false }]);
       await expectAgreement(both);
     });
 
     it('but not when its id is taken', async () => {
       const { entries, ...both } = await registry();
-      await entries.create(newEntry());
+      await entries.create([newEntry()]);
       const other = newEntry({ spiffeId: 'spiffe://example.org/other' });
-      await expect(entries.create(other)).rejects.toMatchObject({ code: 'already-exists' });
+      expect(await entries.create([other])).toMatchObject([{ code: 'already-exists' }]);
       await expectAgreement(both);
     });
 
     it('but not when a rule forbids it', async () => {
       const { entries, store } = await registry();
-      await expect(entries.create(newEntry({ selectors: [] }))).rejects.toMatchObject({
-        code: 'invalid-argument',
-      });
-      expect(await store.list({})).toEqual([]);
+      const results = await entries.create([newEntry({ selectors: [] }), newEntry({ id: 'good' })]);
+      expect(results).toMatchObject([{ code: 'invalid-argument' }, { created: true }]);
+      expect((await store.list()).map((entry) => entry.id)).toEqual(['good']);
     });
   });
 
   describe('updates an entry', () => {
     it('for the store and the agents alike, and counts its revision', async () => {
       const { entries, index, store } = await registry();
-      await entries.create(newEntry());
-      const moved = await entries.update('entry-1', (current) => ({
-        ...current,
-        parentId: id('/elsewhere'),
-      }));
+      await entries.create([newEntry()]);
+      const move = (current: RegistrationEntry) => ({ ...current, parentId: id('/elsewhere') });
+      const moved = await only(entries.update([{ id: 'entry-1', change: move }]));
       expect(moved).toMatchObject({ revision: 1, createdAt: entries.get('entry-1').createdAt });
       expect(index.isAuthorized(agent, 'entry-1', now)).toBe(false);
       await expectAgreement({ store, index });
@@ -170,10 +173,10 @@ describe('the registry', () => {
       { name: 'it would get another id', change: { id: 'entry-3' }, code: 'invalid-argument' },
     ])('but not when $name', async ({ change, code }) => {
       const { entries, index, store } = await registry();
-      const { entry } = await entries.create(newEntry());
-      await entries.create(newEntry({ id: 'entry-2', spiffeId: 'spiffe://example.org/other' }));
-      const update = entries.update('entry-1', (current) => ({ ...current, ...change }));
-      await expect(update).rejects.toMatchObject({ code });
+      const { entry } = await only(entries.create([newEntry()]));
+      await entries.create([newEntry({ id: 'entry-2', spiffeId: 'spiffe://example.org/other' })]);
+      const update = entries.update([{ id: 'entry-1', change: (current) => ({ ...current, ...change }) }]);
+      expect(await update).toMatchObject([{ code }]);
       expect(entries.get('entry-1')).toEqual(entry);
       await expectAgreement({ store, index });
     });
@@ -181,36 +184,56 @@ describe('the registry', () => {
 
   it('deletes an entry for good', async () => {
     const { entries, index, store } = await registry();
-    const { entry } = await entries.create(newEntry());
-    expect(await entries.delete('entry-1')).toEqual(entry);
+    const { entry } = await only(entries.create([newEntry()]));
+    expect(await entries.delete(['entry-1'])).toEqual([entry]);
     expect(index.isAuthorized(agent, 'entry-1', now)).toBe(false);
-    expect(await store.list({})).toEqual([]);
+    expect(await store.list()).toEqual([]);
   });
 
   it.each<{ name: string; change: (entries: Entries) => unknown }>([
     { name: 'getting', change: (entries) => entries.get('nobody') },
-    { name: 'updating', change: (entries) => entries.update('nobody', (current) => current) },
-    { name: 'deleting', change: (entries) => entries.delete('nobody') },
+    { name: 'updating', change: (entries) => only(entries.update([{ id: 'nobody', change: (e) => e }])) },
+    { name: 'deleting', change: (entries) => only(entries.delete(['nobody'])) },
   ])('answers not found to $name an entry that is not there, and goes on', async ({ change }) => {
     const { entries } = await registry();
     await expect(async () => change(entries)).rejects.toMatchObject({ code: 'not-found' });
-    expect(await entries.create(newEntry())).toMatchObject({ created: true });
+    expect(await entries.create([newEntry()])).toMatchObject([{ created: true }]);
   });
 
   it('takes over what another transaction has stored below a parent', async () => {
     const { entries, index, store } = await registry();
-    await store.create(newEntry());
-    await store.create(newEntry({ id: 'elsewhere', parentId: id('/elsewhere') }));
+    await store.create([newEntry()]);
+    await store.create([newEntry({ id: 'elsewhere', parentId: id('/elsewhere') })]);
     await entries.adoptBelow(agent.id);
     expect(index.isAuthorized(agent, 'entry-1', now)).toBe(true);
     expect(index.size).toBe(1);
   });
 
-  it('lists by what is asked', async () => {
-    const { entries } = await registry();
-    await entries.create(newEntry());
-    await entries.create(newEntry({ id: 'entry-2', spiffeId: 'spiffe://example.org/other' }));
-    const listed = await entries.list({ spiffeId: id('/other') });
-    expect(listed.map((entry) => entry.id)).toEqual(['entry-2']);
+  it('takes over what another room’s transaction did, in its turn', async () => {
+    const { entries, index, store } = await registry();
+    await entries.create([newEntry(), newEntry({ id: 'gone', spiffeId: 'spiffe://example.org/other' })]);
+    const outcome = entries.changeWith(async () => {
+      const changed = await store.update([{ id: 'entry-1', change: (e) => ({ ...e, hint: 'theirs' }) }]);
+      await store.delete(['gone']);
+      return {
+        changed: changed.flatMap((result) => (isAppError(result) ? [] : result)),
+        deletedIds: ['gone'],
+        more: 1,
+      };
+    });
+    const later = entries.update([
+      { id: 'entry-1', change: (e) => ({ ...e, hint: `${e.hint}, then ours` }) },
+    ]);
+    expect(await outcome).toMatchObject({ deletedIds: ['gone'], more: 1 });
+    expect(await later).toMatchObject([{ hint: 'theirs, then ours', revision: 2 }]);
+    await expectAgreement({ store, index });
+  });
+
+  it('stays as it was when another room’s transaction fails, and goes on', async () => {
+    const { entries, index, store } = await registry();
+    const failed = entries.changeWith(() => Promise.reject(new Error('disk full')));
+    await expect(failed).rejects.toThrow('disk full');
+    await entries.create([newEntry()]);
+    await expectAgreement({ store, index });
   });
 });

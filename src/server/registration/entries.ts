@@ -1,15 +1,17 @@
 import { randomUUID } from 'node:crypto';
-import type { EntryQuery, EntryStore } from '../../plugin-api/data-store.ts';
-import { AppError } from '../../runtime/error.ts';
+import type { EntryChange, EntryCreation, EntryStore } from '../../plugin-api/data-store.ts';
+import { AppError, isAppError } from '../../runtime/error.ts';
 import type { NewEntry, RegistrationEntry } from '../../spiffe/registration-entry.ts';
 import { canonicalSelectors } from '../../spiffe/selector.ts';
 import type { SpiffeId, TrustDomain } from '../../spiffe/spiffe-id.ts';
+import { attemptEach, forAccepted } from './batch.ts';
 import type { EntryIndex } from './entry-index.ts';
 import { checkEntry } from './entry-rules.ts';
 
 /**
- * The registry: every change is checked, stored, and then taken over by the index, in this order, one change after
- * the other. `store` is the truth; the index answers reads of agents.
+ * The registry: every change is checked, stored, and then taken over by the index, in this order, one batch after
+ * the other. `store` is the truth; the index answers all reads. Of a batch each item has its own result, an
+ * AppError where it failed.
  */
 export class Entries {
   readonly #deps: {
@@ -29,40 +31,43 @@ export class Entries {
 
   /** Reads all stored entries into the index. */
   async load(): Promise<void> {
-    for (const entry of await this.#deps.store.list({})) this.#deps.index.put(entry);
+    const { store, index } = this.#deps;
+    for (const entry of await store.list()) {
+      index.put({ ...entry, parentId: index.sharedParent(entry.parentId) });
+    }
   }
 
-  /** Stores a new entry, with a random id when it has none; an equal one is returned with `created: false`. */
-  async create(entry: NewEntry): Promise<{ readonly entry: RegistrationEntry; readonly created: boolean }> {
-    const wanted = canonical({ ...entry, id: entry.id === '' ? randomUUID() : entry.id });
-    checkEntry(wanted, this.#deps.trustDomain);
+  /** Stores new entries, with a random id where there is none; for an equal one the stored one is the result. */
+  async create(entries: readonly NewEntry[]): Promise<readonly (EntryCreation | AppError)[]> {
+    const wanted = attemptEach(entries, (entry) =>
+      this.#checked({ ...entry, id: entry.id === '' ? randomUUID() : entry.id }),
+    );
     return this.#inTurn(async () => {
-      const result = await this.#deps.store.create(wanted);
-      if (result.created) this.#deps.index.put(result.entry);
-      return result;
+      const results = await forAccepted(wanted, (accepted) => this.#deps.store.create(accepted));
+      for (const result of results) {
+        if (!isAppError(result) && result.created) this.#deps.index.put(result.entry);
+      }
+      return results;
     });
   }
 
-  /** Replaces an entry with what `change` makes of it; throws `not-found`. */
-  update(id: string, change: (current: RegistrationEntry) => NewEntry): Promise<RegistrationEntry> {
+  /** Replaces entries with what `change` makes of them; `not-found` where there is none. */
+  update(changes: readonly EntryChange[]): Promise<readonly (RegistrationEntry | AppError)[]> {
     return this.#inTurn(async () => {
-      const updated = await this.#deps.store.update(id, (current) => {
-        const wanted = canonical(change(current));
-        checkEntry(wanted, this.#deps.trustDomain);
-        return wanted;
-      });
-      this.#deps.index.put(updated);
-      return updated;
+      const results = await this.#deps.store.update(
+        changes.map(({ id, change }) => ({ id, change: (current) => this.#checked(change(current)) })),
+      );
+      for (const result of results) if (!isAppError(result)) this.#deps.index.put(result);
+      return results;
     });
   }
 
-  /** Throws `not-found`. */
-  delete(id: string): Promise<RegistrationEntry> {
+  /** Returns what was deleted; `not-found` where there was nothing. */
+  delete(ids: readonly string[]): Promise<readonly (RegistrationEntry | AppError)[]> {
     return this.#inTurn(async () => {
-      const deleted = await this.#deps.store.delete(id);
-      if (deleted === undefined) throw new AppError('not-found', 'entry not found');
-      this.#deps.index.remove(id);
-      return deleted;
+      const results = await this.#deps.store.delete(ids);
+      for (const deleted of results) if (deleted !== undefined) this.#deps.index.remove(deleted.id);
+      return results.map((deleted) => deleted ?? notFound());
     });
   }
 
@@ -73,15 +78,34 @@ export class Entries {
     });
   }
 
+  /** Runs another room's transaction that also changes entries, such as the deletion of a bundle, and takes over what it did. */
+  changeWith<
+    T extends { readonly changed: readonly RegistrationEntry[]; readonly deletedIds: readonly string[] },
+  >(transaction: () => Promise<T>): Promise<T> {
+    return this.#inTurn(async () => {
+      const outcome = await transaction();
+      for (const entry of outcome.changed) this.#deps.index.put(entry);
+      for (const id of outcome.deletedIds) this.#deps.index.remove(id);
+      return outcome;
+    });
+  }
+
   /** Throws `not-found`. */
   get(id: string): RegistrationEntry {
     const entry = this.#deps.index.find(id);
-    if (entry === undefined) throw new AppError('not-found', 'entry not found');
+    if (entry === undefined) throw notFound();
     return entry;
   }
 
-  list(query: EntryQuery): Promise<readonly RegistrationEntry[]> {
-    return this.#deps.store.list(query);
+  /** Throws `invalid-argument`. */
+  #checked(entry: NewEntry): NewEntry {
+    const wanted = {
+      ...entry,
+      parentId: this.#deps.index.sharedParent(entry.parentId),
+      selectors: canonicalSelectors(entry.selectors),
+    };
+    checkEntry(wanted, this.#deps.trustDomain);
+    return wanted;
   }
 
   /** Else the index could take over two changes in another order than the store, and keep a deleted entry. */
@@ -92,6 +116,6 @@ export class Entries {
   }
 }
 
-function canonical(entry: NewEntry): NewEntry {
-  return { ...entry, selectors: canonicalSelectors(entry.selectors) };
+function notFound(): AppError {
+  return new AppError('not-found', 'entry not found');
 }

@@ -48,16 +48,28 @@ describe('an entry', () => {
     {
       name: 'of another trust domain',
       changes: { spiffeId: SpiffeId.of(other, '/a') },
-      says: /is not in trust domain/,
+      says: /^invalid spiffe ID: "spiffe:\/\/other.org\/a" is not a member of trust domain "example.org"$/,
     },
-    { name: 'for the trust domain itself', changes: { spiffeId: id('') }, says: /spiffe id .* path/ },
+    {
+      name: 'for the trust domain itself',
+      changes: { spiffeId: id('') },
+      says: /^invalid spiffe ID: .*; path is empty/,
+    },
     { name: 'for the server', changes: { spiffeId: id('/spire/server') }, says: /reserved/ },
     { name: 'for an agent', changes: { spiffeId: id('/spire/agent/x') }, says: /reserved/ },
     { name: 'for the reserved path itself', changes: { spiffeId: id('/spire') }, says: /reserved/ },
-    { name: 'with a parent elsewhere', changes: { parentId: SpiffeId.of(other, '/a') }, says: /parent id/ },
-    { name: 'with the trust domain as parent', changes: { parentId: id('') }, says: /parent id .* path/ },
+    {
+      name: 'with a parent elsewhere',
+      changes: { parentId: SpiffeId.of(other, '/a') },
+      says: /^invalid parent ID: .* is not a member/,
+    },
+    {
+      name: 'with the trust domain as parent',
+      changes: { parentId: id('') },
+      says: /^invalid parent ID: .*; path is empty/,
+    },
     { name: 'that is its own parent', changes: { parentId: id('/workload') }, says: /own parent/ },
-    { name: 'without selectors', changes: { selectors: [] }, says: /selector is required/ },
+    { name: 'without selectors', changes: { selectors: [] }, says: /^selector list is empty/ },
     {
       name: 'with 257 selectors',
       changes: { selectors: manySelectors(257) },
@@ -75,6 +87,17 @@ describe('an entry', () => {
       changes: { jwtSvidTtlSeconds: Number.NaN },
       says: /jwt svid ttl/,
     },
+    {
+      name: 'to be stored elsewhere with selectors of several kinds',
+      changes: {
+        storeSvid: true,
+        selectors: [
+          { type: 'a', value: '1' },
+          { type: 'b', value: '1' },
+        ],
+      },
+      says: /selector types must be the same/,
+    },
     { name: 'with an end before 1970', changes: { expiresAt: -1 }, says: /expiry/ },
     { name: 'with an end beyond counting', changes: { expiresAt: 2 ** 53 }, says: /expiry/ },
     {
@@ -89,7 +112,11 @@ describe('an entry', () => {
       changes: { federatesWith: [trustDomain] },
       says: /own/,
     },
-    { name: 'that federates with an unknown one', changes: { federatesWith: [other] }, says: /"other.org"/ },
+    {
+      name: 'that federates with 129 trust domains',
+      changes: { federatesWith: Array.from({ length: 129 }, () => other) },
+      says: /128 trust domains/,
+    },
   ])('$name is refused', ({ changes, says }) => {
     expect(problemOf(changes)).toMatch(says);
   });

@@ -1,0 +1,121 @@
+import type { BatchNewX509SVIDRequest } from '../../gen/spire/api/server/svid/v1/svid.ts';
+import { type Caller, callerText } from '../../rpc/caller.ts';
+import type { FailureBudget } from '../../rpc/failure-budget.ts';
+import type { AdmitCall } from '../../rpc/handlers.ts';
+import { TokenBuckets } from '../../rpc/token-buckets.ts';
+import { AppError, type ErrorCode } from '../../runtime/error.ts';
+import type { Clock } from '../../runtime/time.ts';
+
+/** How much of what is allowed, as in the settings; 0 = no limit. */
+export interface CallLimitSettings {
+  readonly signing: { readonly perSecond: number };
+  readonly postStatus: { readonly perSecond: number };
+  readonly attestation: { readonly concurrent: number; readonly failuresPerMinute: number };
+}
+
+/** A limit of one identity, which costs as much as `costOf` says, else 1; or that of attestations, of nobody yet. */
+type Limit =
+  | {
+      readonly per: 'identity';
+      readonly of: 'signing' | 'postStatus';
+      readonly costOf?: (request: never) => number;
+    }
+  | { readonly per: 'address'; readonly of: 'attestation' };
+
+/** Which method is limited by what. A method that is not here is not limited; the admin socket never is. */
+export const callLimits: Readonly<Record<string, Limit>> = {
+  '/spire.api.server.svid.v1.SVID/BatchNewX509SVID': {
+    per: 'identity',
+    of: 'signing',
+    costOf: ({ params }: BatchNewX509SVIDRequest) => params.length,
+  },
+  '/spire.api.server.agent.v1.Agent/RenewAgent': { per: 'identity', of: 'signing' },
+  '/spire.api.server.agent.v1.Agent/PostStatus': { per: 'identity', of: 'postStatus' },
+  '/spire.api.server.agent.v1.Agent/AttestAgent': { per: 'address', of: 'attestation' },
+};
+
+/** What is not the caller's fault, and so not charged to its address. */
+const ourFaults: ReadonlySet<ErrorCode> = new Set([
+  'internal',
+  'unavailable',
+  'resource-exhausted',
+  'aborted',
+]);
+/** An attestation takes a moment; spread, so that those who wait do not come back together. */
+const concurrencyRetryMs = { least: 250, spread: 750 };
+
+/**
+ * Holds callers to the table. An agent has a bucket for itself, by the identity it has proved. Who has none yet is
+ * counted together with all others, and by address only for what fails: many honest agents may share one.
+ */
+export class CallLimiter {
+  readonly #settings: CallLimitSettings;
+  readonly #failures: FailureBudget;
+  readonly #buckets: Readonly<Record<'signing' | 'postStatus', TokenBuckets>>;
+  #attesting = 0;
+
+  constructor(
+    settings: CallLimitSettings,
+    deps: { readonly clock: Clock; readonly failures: FailureBudget },
+  ) {
+    this.#settings = settings;
+    this.#failures = deps.failures;
+    const bucketsOf = ({ perSecond }: { readonly perSecond: number }) =>
+      new TokenBuckets(deps.clock, { perSecond, burst: perSecond });
+    this.#buckets = { signing: bucketsOf(settings.signing), postStatus: bucketsOf(settings.postStatus) };
+  }
+
+  /** Throws `resource-exhausted` with the time after which to try again. */
+  readonly admit: AdmitCall = ({ caller, method, request }) => {
+    const limit = Object.hasOwn(callLimits, method) ? callLimits[method] : undefined;
+    if (limit === undefined || caller.kind === 'local') return undefined;
+    if (limit.per === 'address') return this.#admitAttestation(caller);
+    const cost = limit.costOf?.(request as never) ?? 1;
+    this.#spend(limit.of, caller, Math.max(1, cost));
+    return undefined;
+  };
+
+  #spend(of: 'signing' | 'postStatus', caller: Caller, cost: number): void {
+    const identity = caller.kind === 'svid' ? caller.id.toString() : callerText(caller);
+    const waitMs = this.#buckets[of].take(identity, cost);
+    if (waitMs === 0) return;
+    const { perSecond } = this.#settings[of];
+    throw exhausted(
+      `at most ${perSecond} requests per second for one agent (limits.${of}.perSecond)`,
+      waitMs,
+    );
+  }
+
+  #admitAttestation(caller: Caller): (error?: unknown) => void {
+    const { concurrent, failuresPerMinute } = this.#settings.attestation;
+    const address = 'address' in caller ? caller.address : '';
+    const waitMs = this.#failures.waitMs(address);
+    if (waitMs > 0) {
+      const limit = `${failuresPerMinute} in a minute (limits.attestation.failuresPerMinute)`;
+      throw exhausted(`too many attempts from this address have failed, more than ${limit}`, waitMs);
+    }
+    if (concurrent > 0 && this.#attesting >= concurrent) {
+      const retryMs = concurrencyRetryMs.least + Math.random() * concurrencyRetryMs.spread;
+      throw exhausted(
+        `${concurrent} agents are being attested now, as many as may be (limits.attestation.concurrent)`,
+        retryMs,
+      );
+    }
+    this.#attesting += 1;
+    return (error) => {
+      this.#attesting -= 1;
+      if (isCallersFault(error)) this.#failures.charge(address);
+    };
+  }
+}
+
+function isCallersFault(error: unknown): boolean {
+  return error instanceof AppError && !ourFaults.has(error.code);
+}
+
+function exhausted(why: string, waitMs: number): AppError {
+  const retryAfterMs = Math.ceil(waitMs);
+  return new AppError('resource-exhausted', `${why}; try again in ${(retryAfterMs / 1000).toFixed(1)} s`, {
+    retryAfterMs,
+  });
+}

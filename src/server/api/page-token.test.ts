@@ -1,0 +1,51 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { isAppError } from '../../runtime/error.ts';
+import { encodePageToken, parsePageToken } from './page-token.ts';
+
+describe('a page token', () => {
+  it('gives back the id it was made from', () => {
+    fc.assert(
+      fc.property(fc.string({ unit: 'grapheme', minLength: 1, maxLength: 300 }), (id) => {
+        expect(parsePageToken(encodePageToken(id))).toBe(id);
+      }),
+    );
+  });
+
+  it('holds the longest SPIFFE ID', () => {
+    const id = `spiffe://example.org/${'a'.repeat(2027)}`;
+    expect(parsePageToken(encodePageToken(id))).toBe(id);
+  });
+
+  it('that is empty stands for the first page', () => {
+    expect(parsePageToken('')).toBeUndefined();
+  });
+
+  it.each([
+    { name: 'an entry id', token: '0b5a1c7e-9c53-4f1e-8a57-8b1b3c3f9a51' },
+    { name: 'a number', token: '17' },
+    { name: 'one of another version', token: Buffer.from('\u0002id').toString('base64url') },
+    { name: 'one without an id', token: Buffer.from('\u0001').toString('base64url') },
+    { name: 'one with something behind it', token: `${encodePageToken('id')}=` },
+    { name: 'one with a space inside', token: encodePageToken('entry').replace(/^(..)/, '$1 ') },
+    { name: 'one in the other alphabet', token: Buffer.from('\u0001\u00ff\u00fe?>').toString('base64') },
+    { name: 'one that is no UTF-8', token: Buffer.of(1, 0xff, 0xfe).toString('base64url') },
+    { name: 'one that is far too long', token: encodePageToken('a'.repeat(10_000)) },
+  ])('is refused when it is $name', ({ token }) => {
+    expect(() => parsePageToken(token)).toThrow(expect.objectContaining({ code: 'invalid-argument' }));
+  });
+
+  it('is read exactly or refused without being repeated, whatever the text', () => {
+    fc.assert(
+      fc.property(fc.oneof(fc.string({ unit: 'binary' }), fc.base64String()), (text) => {
+        try {
+          const id = parsePageToken(text);
+          expect(id === undefined ? '' : encodePageToken(id)).toBe(text);
+        } catch (error) {
+          expect(isAppError(error, 'invalid-argument')).toBe(true);
+          if (text.length > 30) expect((error as Error).message).not.toContain(text);
+        }
+      }),
+    );
+  });
+});
