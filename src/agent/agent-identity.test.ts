@@ -1,118 +1,42 @@
 import { chmodSync, cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { describe, expect, it, onTestFinished } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import type { KeyManager } from '../plugin-api/key-manager.ts';
 import type { AgentNodeAttestor, ServerNodeAttestor } from '../plugin-api/node-attestor.ts';
 import { DiskKeyManager } from '../plugins/key-manager/disk.ts';
 import { JoinTokenAgentAttestor } from '../plugins/node-attestor/join-token.ts';
 import { AppError } from '../runtime/error.ts';
-import { Observable } from '../runtime/observable.ts';
-import { TrustDomain } from '../spiffe/spiffe-id.ts';
 import { TestIdentity } from '../testing/certificates.ts';
 import { FakeClock } from '../testing/fake-clock.ts';
-import { memoryLogger, until } from '../testing/grpc-listener.ts';
+import { until } from '../testing/grpc-listener.ts';
+import {
+  attested,
+  fileOf,
+  hasProblem,
+  identityOf,
+  keyFile,
+  pass,
+  printOf,
+  recentClock,
+  spkiOf,
+  startIdentity as start,
+  startAttested,
+} from '../testing/running-identity.ts';
 import { type Chain, ScriptedServer } from '../testing/scripted-server.ts';
 import { tempDir } from '../testing/temp-dir.ts';
 import { noAbort, TestServer } from '../testing/test-server.ts';
 import { bundleOf } from '../testing/trust-domain.ts';
 import type { CertificateRequest } from '../x509/csr.ts';
 import { createSoftwareSigner, generatePrivateKey } from '../x509/signature.ts';
-import { AgentIdentity, type AgentIdentityState } from './agent-identity.ts';
-import { Bootstrap } from './bootstrap.ts';
-import type { AgentConfig } from './config.ts';
-import { ServerConnection } from './server-connection.ts';
 
-const trustDomain = TrustDomain.parse('example.org');
 const minuteMs = 60_000;
 const nowhere = '127.0.0.1:1';
-
-/** TLS looks at the clock of the machine: certificates of an hour are valid at both for two renewals. */
-const recentClock = () => new FakeClock(Date.now() - 50 * minuteMs);
-
-interface TestAgentOptions {
-  readonly clock: FakeClock;
-  readonly address: string;
-  readonly dataDir?: string;
-  readonly trust?: Pick<AgentConfig, 'trustBundle' | 'insecureBootstrap'>;
-  readonly attestor?: AgentNodeAttestor;
-  readonly keyManager?: KeyManager;
-}
-
-/** An agent's identity, not yet running, as the agent makes it. */
-async function agentOf(options: TestAgentOptions) {
-  const { clock, address, dataDir = tempDir() } = options;
-  const { trust = { insecureBootstrap: true } } = options;
-  const state = new Observable<AgentIdentityState | undefined>(undefined);
-  const connection = new ServerConnection({ address, trustDomain, identity: state, clock });
-  onTestFinished(() => connection.close());
-  const keyManager = options.keyManager ?? (await DiskKeyManager.open({ dataDir }));
-  const { log, lines } = memoryLogger();
-  const identity = new AgentIdentity({
-    trustDomain,
-    state,
-    dataDir,
-    attestorType: 'join_token',
-    attestor: options.attestor ?? new JoinTokenAgentAttestor({ token: 'a token that nobody looks at' }),
-    keyManager,
-    bootstrap: new Bootstrap(trustDomain, { server: address, ...trust }, clock),
-    client: () => connection.client(),
-    clock,
-    log,
-  });
-  return { identity, state, keyManager, dataDir, lines };
-}
-
-/** Runs it until the test ends, or `stop` is called; resolves when it has read what is on disk. */
-async function start(options: TestAgentOptions) {
-  const agent = await agentOf(options);
-  const stopping = new AbortController();
-  const ready = Promise.withResolvers<void>();
-  const running = agent.identity.run(stopping.signal, ready.resolve);
-  running.catch(ready.reject);
-  const stop = async () => {
-    stopping.abort();
-    await running;
-  };
-  onTestFinished(async () => {
-    await stop().catch(() => undefined);
-  });
-  await ready.promise;
-  return { ...agent, stop };
-}
-
-type RunningAgent = Awaited<ReturnType<typeof start>>;
-
-/** Runs it until it has its identity. */
-async function startAttested(options: TestAgentOptions) {
-  const agent = await start(options);
-  await attested(agent);
-  return agent;
-}
-
-async function attested({ state, identity }: RunningAgent): Promise<AgentIdentityState> {
-  await until(() => state.value !== undefined, `attested; ${identity.problem}`);
-  return state.value!;
-}
-
-const hasProblem = ({ identity }: RunningAgent) =>
-  until(() => identity.problem !== undefined, 'a problem is noted');
 
 /** Makes a token, and an attestor with it. */
 async function invitation(server: TestServer): Promise<AgentNodeAttestor> {
   const { value } = await server.admin.agents.createJoinToken({ ttlSeconds: 600, signal: noAbort });
   return new JoinTokenAgentAttestor({ token: value });
 }
-
-/** Lets time pass without a tick for each second of it: first the date, then what waits. */
-async function pass(clock: FakeClock, ms: number): Promise<void> {
-  clock.stepWallClock(ms - minuteMs);
-  await clock.advance(minuteMs);
-}
-
-const fileOf = (dataDir: string) => readFileSync(join(dataDir, 'agent.json'), 'utf8');
-const keyFile = (dataDir: string, slot: 'a' | 'b') => join(dataDir, 'keys', `agent-svid-${slot}.pem`);
-const printOf = (state: AgentIdentityState | undefined) => state?.svid.leaf.fingerprint;
-const spkiOf = (state: AgentIdentityState | undefined) => state?.svid.leaf.spki.toString('hex');
 
 describe('the first attestation', () => {
   it('gives the agent the identity that the server recorded', async () => {
@@ -640,7 +564,7 @@ describe('a new bundle', () => {
   });
 
   it('means nothing before there is an identity', async () => {
-    const agent = await agentOf({ clock: recentClock(), address: nowhere });
+    const agent = await identityOf({ clock: recentClock(), address: nowhere });
     await agent.identity.setBundle(bundleOf('example.org', [], 2));
     expect(agent.state.value).toBeUndefined();
   });

@@ -1,18 +1,19 @@
 import type { ServerClient } from '../clients/server-client.ts';
-import type { KeyManager, ManagedKey } from '../plugin-api/key-manager.ts';
+import type { KeyManager } from '../plugin-api/key-manager.ts';
 import type { AgentNodeAttestor } from '../plugin-api/node-attestor.ts';
 import { AppError, errorText, isAppError } from '../runtime/error.ts';
 import type { Service } from '../runtime/lifecycle.ts';
 import type { Logger } from '../runtime/log.ts';
 import type { Observable } from '../runtime/observable.ts';
-import { Backoff, type Clock } from '../runtime/time.ts';
+import type { Clock } from '../runtime/time.ts';
 import type { Bundle } from '../spiffe/bundle.ts';
 import type { SpiffeId, TrustDomain } from '../spiffe/spiffe-id.ts';
-import { verifyX509Svid, type X509Svid } from '../spiffe/x509-svid.ts';
-import type { Certificate } from '../x509/certificate.ts';
+import type { X509Svid } from '../spiffe/x509-svid.ts';
 import { buildCsr } from '../x509/csr.ts';
+import { AgentStanding, reactionTo } from './agent-standing.ts';
 import type { Bootstrap } from './bootstrap.ts';
 import { type AgentKeyId, agentKeyIds, IdentityFile } from './identity-file.ts';
+import { checkIssued, type Issued, readStored } from './issued-svid.ts';
 
 /** The agent's own identity and the bundle by which it trusts the server. */
 export interface AgentIdentityState {
@@ -21,17 +22,6 @@ export interface AgentIdentityState {
   readonly privateKeyPem: string;
   readonly bundle: Bundle;
   readonly reattestable: boolean;
-}
-
-/** What came back for a key, to be checked. */
-interface Issued {
-  readonly key: ManagedKey;
-  readonly keyId: AgentKeyId;
-  readonly chain: readonly Certificate[];
-  readonly bundle: Bundle;
-  readonly reattestable: boolean;
-  /** The identity that it renews. */
-  readonly renewed?: SpiffeId;
 }
 
 const renewAtShare = 0.5;
@@ -47,55 +37,79 @@ interface Deps {
   readonly bootstrap: Bootstrap;
   /** A client that presents the current identity. */
   readonly client: () => ServerClient;
+  /** Called when the server has banned this agent: nothing that was got as it may be served any more. */
+  readonly onBanned: () => void;
   readonly clock: Clock;
   readonly log: Logger;
 }
 
 /**
- * How the agent comes to its own SVID and keeps it: read from disk, else attested; renewed at half of its life with
- * a new key; every state is on disk, atomically, before it is used. It never gives up: retries are unlimited, with
- * growing, jittered waits.
+ * How the agent comes to its own SVID and keeps it: read from disk, else attested; at half of its life renewed, or
+ * attested again where the server allows that, with a new key; every state is on disk, atomically, before it is used.
+ * It never gives up: retries are unlimited, with growing, jittered waits. What it has is lost in one case only: the
+ * server, proved to be ours, says that an administrator has banned this agent.
  */
 export class AgentIdentity implements Service {
   readonly name = 'agent identity';
   readonly #deps: Deps;
   readonly #file: IdentityFile;
+  readonly #standing: AgentStanding;
   #keyId: AgentKeyId = agentKeyIds[0];
   #problem: string | undefined;
+  /** The bundle of a dropped identity: the server is still known by it. */
+  #knownBundle: Bundle | undefined;
+  #wakeUp: () => void = () => undefined;
   #renewAtMs = 0;
   #lastChange: Promise<void> = Promise.resolve();
 
   constructor(deps: Deps) {
     this.#deps = deps;
     this.#file = new IdentityFile(deps.dataDir, deps.trustDomain);
+    this.#standing = new AgentStanding(deps.clock);
   }
 
   /** What keeps the agent from having or renewing its identity, for health. */
   get problem(): string | undefined {
-    return this.#problem;
+    return this.#problem ?? this.#standing.refusal?.message;
+  }
+
+  /** Who an administrator has banned, while the server still says so. */
+  get bannedId(): SpiffeId | undefined {
+    return this.#standing.bannedId;
   }
 
   async run(signal: AbortSignal, ready: () => void): Promise<void> {
-    const { clock } = this.#deps;
     await this.#load();
     ready();
-    const backoff = new Backoff({ baseMs: 500, capMs: 30_000 });
     while (!signal.aborted) {
-      const state = this.#deps.state.value;
-      const dueInMs = state === undefined ? 0 : this.#renewAtMs - clock.now();
-      if (dueInMs > 0) {
-        await clock.sleep(Math.min(dueInMs, 60_000), signal);
+      const waitMs = this.#standing.takeDelayMs() || Math.min(this.#dueInMs(), 60_000);
+      if (waitMs > 0) {
+        await this.#pause(waitMs, signal);
         continue;
       }
       try {
         await (this.#mustAttest() ? this.#attest(signal) : this.#renew(signal));
         this.#problem = undefined;
-        backoff.reset();
       } catch (error) {
         if (signal.aborted) break;
         this.#note(error);
-        await clock.sleep(backoff.nextMs(), signal);
+        this.#standing.failed(error);
       }
+    }
+  }
+
+  /**
+   * Acts on what the server said to a call that was made as `svid`: attests again when that is no longer accepted,
+   * and drops it when this agent is banned. Errors of other kinds, and of calls as another identity, mean nothing.
+   */
+  async noteRefusal(error: unknown, svid: X509Svid): Promise<void> {
+    const reaction = reactionTo(error);
+    if (reaction === undefined || !isAppError(error) || this.#deps.state.value?.svid !== svid) return;
+    if (reaction === 'drop') {
+      await this.#inTurn(() => this.#drop(error, svid));
+    } else if (this.#standing.refused(error)) {
+      this.#warnOfRefusal(error, svid);
+      this.#wakeUp();
     }
   }
 
@@ -111,15 +125,66 @@ export class AgentIdentity implements Service {
     });
   }
 
-  #mustAttest(): boolean {
-    const state = this.#deps.state.value;
-    return state === undefined || state.svid.notAfterMs <= this.#deps.clock.now();
+  #dueInMs(): number {
+    const isDue = this.#deps.state.value === undefined || this.#standing.refusal !== undefined;
+    return isDue ? 0 : this.#renewAtMs - this.#deps.clock.now();
   }
 
+  /** As SPIRE has it: who can attest again does so, and a renewal would be refused. */
+  #mustAttest(): boolean {
+    const state = this.#deps.state.value;
+    if (state === undefined || state.reattestable || this.#standing.refusal !== undefined) return true;
+    return state.svid.notAfterMs <= this.#deps.clock.now();
+  }
+
+  async #pause(ms: number, signal: AbortSignal): Promise<void> {
+    const woken = new AbortController();
+    this.#wakeUp = () => woken.abort();
+    await this.#deps.clock.sleep(ms, AbortSignal.any([signal, woken.signal]));
+    this.#wakeUp = () => undefined;
+  }
+
+  /** Each problem is said once, not at each attempt. */
   #note(error: unknown): void {
-    this.#problem = errorText(error);
+    const { log } = this.#deps;
+    const text = errorText(error);
     const what = this.#mustAttest() ? 'attestation failed' : 'renewal of the agent SVID failed';
-    this.#deps.log.warn({ error }, `${what}; it is tried again`);
+    log[text === this.#problem ? 'debug' : 'warn']({ error }, `${what}; it is tried again`);
+    this.#problem = text;
+  }
+
+  #warnOfRefusal(error: AppError, svid: X509Svid): void {
+    const { log, state, attestorType } = this.#deps;
+    const isAble = state.value?.reattestable === true || attestorType !== 'join_token';
+    const nextStep = isAble ? 'none: it attests again by itself' : newTokenSteps;
+    log.warn(
+      { reason: error.reason, agentId: svid.id.toString(), nextStep },
+      'the server does not accept this agent any more; workloads keep what they have until it expires',
+    );
+  }
+
+  /** In memory first, so that nothing is served on; then from the disk, keys before certificates. */
+  async #drop(error: AppError, svid: X509Svid): Promise<void> {
+    const { state, onBanned, keyManager, log } = this.#deps;
+    const dropped = state.value;
+    if (dropped?.svid !== svid) return;
+    this.#standing.banned(svid.id);
+    this.#problem = error.message;
+    this.#knownBundle = dropped.bundle;
+    state.set(undefined);
+    onBanned();
+    this.#wakeUp();
+    log.error(
+      { agentId: svid.id.toString(), nextStep: `signet agent evict ${svid.id}` },
+      'an administrator has banned this agent: its identity and those of its workloads are dropped',
+    );
+    try {
+      for (const id of agentKeyIds) await keyManager.deleteKey(id);
+      const { bundle, reattestable } = dropped;
+      await this.#file.write({ keyId: this.#keyId, chain: [], bundle, reattestable });
+    } catch (cause) {
+      log.error({ error: cause }, 'the dropped identity cannot be removed from the disk');
+    }
   }
 
   /** A key left from an attestation whose answer was lost is used again: the server lets it repeat a token. */
@@ -127,7 +192,8 @@ export class AgentIdentity implements Service {
     const { keyManager, attestor, attestorType, bootstrap, log } = this.#deps;
     const keyId = this.#spareSlot();
     const key = (await keyManager.findKey(keyId)) ?? (await keyManager.generateKey(keyId, 'ec-p256'));
-    const contact = await bootstrap.connect(this.#deps.state.value?.bundle, signal);
+    const known = this.#deps.state.value?.bundle ?? this.#knownBundle;
+    const contact = await bootstrap.connect(known, signal);
     try {
       const attestation = {
         type: attestorType,
@@ -141,6 +207,7 @@ export class AgentIdentity implements Service {
         .catch((error: unknown) => Promise.reject(withNextStep(error, attestorType)));
       const bundle = await contact.client.getBundle({ signal });
       await this.#inTurn(() => this.#accept({ key, keyId, chain, bundle, reattestable }));
+      this.#standing.succeeded('attested');
       log.info({ agentId: this.#deps.state.value?.svid.id.toString() }, 'attested');
     } finally {
       contact.close();
@@ -153,12 +220,21 @@ export class AgentIdentity implements Service {
     if (state === undefined) return;
     const keyId = this.#spareSlot();
     const key = await keyManager.generateKey(keyId, 'ec-p256');
-    const chain = await client().renewAgent({ csr: await buildCsr({ signer: key }), signal });
+    const csr = await buildCsr({ signer: key });
+    const chain = await client()
+      .renewAgent({ csr, signal })
+      .catch(async (error: unknown) => {
+        await this.noteRefusal(error, state.svid);
+        throw error;
+      });
     await this.#inTurn(() => {
       // Looked up only now: the bundle may have changed since the request.
-      const { bundle, reattestable } = this.#deps.state.value ?? state;
+      const current = this.#deps.state.value;
+      if (current === undefined) throw new AppError('aborted', 'the identity was dropped meanwhile');
+      const { bundle, reattestable } = current;
       return this.#accept({ key, keyId, chain, bundle, reattestable, renewed: state.svid.id });
     });
+    this.#standing.succeeded('renewed');
     log.info({ expiresAt: new Date(this.#deps.state.value?.svid.notAfterMs ?? 0) }, 'agent SVID renewed');
   }
 
@@ -170,24 +246,9 @@ export class AgentIdentity implements Service {
 
   /** Checks what the server sent before anything of ours is replaced by it. */
   async #accept(issued: Issued): Promise<void> {
-    const { key, keyId, chain, bundle, reattestable, renewed } = issued;
+    const { keyId, bundle, reattestable } = issued;
     const { trustDomain, keyManager, clock, log } = this.#deps;
-    const svid = verifyX509Svid({
-      chain,
-      bundles: () => bundle,
-      nowMs: clock.now(),
-    });
-    if (Buffer.compare(svid.leaf.spki, key.publicKey) !== 0) {
-      throw new AppError('internal', 'the server signed another key than the one it was asked for');
-    }
-    const isAgent = svid.id.isMemberOf(trustDomain) && svid.id.path.startsWith('/spire/agent/');
-    if (!isAgent || renewed?.equals(svid.id) === false) {
-      const expected = renewed?.toString() ?? '/spire/agent/…';
-      throw new AppError(
-        'internal',
-        `the server gave the agent the identity "${svid.id}"; ${expected} was expected`,
-      );
-    }
+    const svid = checkIssued(issued, { trustDomain, nowMs: clock.now() });
     const privateKeyPem = await this.#exported(keyId);
     await this.#store({ svid, privateKeyPem, bundle, reattestable }, keyId);
     // From now on and not from notBefore, which lies in the past: a very short life would be renewed without pause.
@@ -234,7 +295,12 @@ export class AgentIdentity implements Service {
       const stored = await this.#file.read();
       if (stored === undefined) return;
       const { keyId, chain, bundle, reattestable } = stored;
-      const svid = readSvid(chain, bundle, clock.now());
+      if (chain.length === 0) {
+        this.#knownBundle = bundle;
+        log.info({}, 'this agent was banned when it last ran; attesting anew');
+        return;
+      }
+      const svid = readStored(chain, bundle, clock.now());
       const publicKey = (await keyManager.findKey(keyId))?.publicKey;
       if (publicKey === undefined || Buffer.compare(svid.leaf.spki, publicKey) !== 0) {
         throw new AppError('invalid-argument', 'its key is missing or another one');
@@ -254,21 +320,15 @@ export class AgentIdentity implements Service {
   }
 }
 
-/**
- * Verified as of its own validity: an expired identity is still known for its bundle, and a machine whose clock is
- * not set yet must not lose its identity.
- */
-function readSvid(chain: readonly Certificate[], bundle: Bundle, nowMs: number): X509Svid {
-  const { notBeforeMs = 0, notAfterMs = 0 } = chain[0] ?? {};
-  const momentMs = Math.max(notBeforeMs, Math.min(nowMs, notAfterMs));
-  return verifyX509Svid({ chain, bundles: () => bundle, nowMs: momentMs });
-}
+const newToken = 'make a new one with `signet token create` on the server';
+const newTokenSteps =
+  'run `signet token create` on the server and put the token into nodeAttestor.join_token.tokenFile here; the agent ' +
+  'gets another ID by it: move its entries there, or have an alias as their parent (--spiffe-id)';
 
 /** A token that the server refuses stays refused: says what a person has to do. */
 function withNextStep(error: unknown, attestorType: string): unknown {
   if (attestorType !== 'join_token' || !isAppError(error, 'invalid-argument')) return error;
-  const nextStep = 'make a new one with `signet token create` on the server';
-  return new AppError(error.code, `${error.message}; ${nextStep}`);
+  return new AppError(error.code, `${error.message}; ${newToken}`);
 }
 
 function renewalMs(svid: X509Svid): number {

@@ -1,91 +1,22 @@
-import { writeFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { WorkloadClient } from '../clients/workload-client.ts';
-import { HealthService, State } from '../gen/signet/health/v1/health.ts';
+import { State } from '../gen/signet/health/v1/health.ts';
 import { DiskKeyManager } from '../plugins/key-manager/disk.ts';
 import { JoinTokenAgentAttestor } from '../plugins/node-attestor/join-token.ts';
-import { UnixWorkloadAttestor } from '../plugins/workload-attestor/unix.ts';
-import { callUnary, unixChannel } from '../rpc/grpc-client.ts';
-import { parseConfig } from '../runtime/config-file.ts';
 import { silentLogger } from '../runtime/log.ts';
 import { TrustDomain } from '../spiffe/spiffe-id.ts';
+import { eventually } from '../testing/eventually.ts';
 import { FakeClock } from '../testing/fake-clock.ts';
 import { until } from '../testing/grpc-listener.ts';
 import { testEntry } from '../testing/registration-entry.ts';
-import { TcpGate } from '../testing/tcp-gate.ts';
+import { type Health, healthy, startAgent as start } from '../testing/running-agent.ts';
 import { tempDir } from '../testing/temp-dir.ts';
-import { noAbort, TestServer } from '../testing/test-server.ts';
+import { noAbort } from '../testing/test-server.ts';
+import { TestTrustDomain } from '../testing/trust-domain.ts';
 import { type AgentParts, runAgent } from './agent.ts';
-import { agentConfigSchema } from './config.ts';
 
 const trustDomain = TrustDomain.parse('example.org');
 const uid = process.getuid?.() ?? 0;
-
-/** A whole agent of a whole server, both real but for the clock; it runs until the test ends. */
-async function start(
-  options: { readonly token?: string; readonly peerIdentification?: AgentParts['peerIdentification'] } = {},
-) {
-  // In the past, so that certificates made by it later are valid by the clock of the machine too.
-  const clock = new FakeClock(Date.now() - 50 * 60_000);
-  const server = await TestServer.start({ clock });
-  const gate = await TcpGate.before(server.address);
-  const dir = tempDir();
-  const bundleFile = join(dir, 'bundle.pem');
-  writeFileSync(bundleFile, (await server.admin.bundles.getOwn({ signal: noAbort })).toPem());
-  const config = parseConfig(
-    {
-      trustDomain: trustDomain.name,
-      dataDir: dir,
-      server: gate.address,
-      trustBundle: { file: bundleFile },
-      workloadSocket: join(dir, 'workload', 'api.sock'),
-      adminSocket: join(dir, 'admin', 'admin.sock'),
-      nodeAttestor: { join_token: {} },
-    },
-    agentConfigSchema,
-    'test',
-  );
-  const { value } = await server.admin.agents.createJoinToken({ ttlSeconds: 600, signal: noAbort });
-  const common = { clock, log: silentLogger };
-  const unix = new UnixWorkloadAttestor(common, { hashExecutable: false, maxExecutableBytes: 0 });
-  const parts: AgentParts = {
-    ...common,
-    trustDomain,
-    attestorType: 'join_token',
-    attestor: new JoinTokenAgentAttestor({ token: options.token ?? value }),
-    keyManager: await DiskKeyManager.open({ dataDir: dir }),
-    workloadAttestors: new Map([['unix', unix]]),
-    peerIdentification: options.peerIdentification ?? 'SO_PEERPIDFD',
-  };
-  const stopping = new AbortController();
-  const ready = Promise.withResolvers<void>();
-  const running = runAgent(config, parts, { signal: stopping.signal, onReady: ready.resolve });
-  running.catch(ready.reject);
-  onTestFinished(() => {
-    stopping.abort();
-    return running;
-  });
-  await ready.promise;
-  const channel = unixChannel(config.adminSocket);
-  onTestFinished(() => channel.close());
-  const health = async () => {
-    const report = await callUnary(channel, HealthService.getHealth, {});
-    return { ...report, check: new Map(report.checks.map((check) => [check.name, check])) };
-  };
-  return { config, server, gate, clock, health };
-}
-
-type Health = Awaited<ReturnType<Awaited<ReturnType<typeof start>>['health']>>;
-
-/** Asks until the report is as wanted. */
-async function healthy(health: () => Promise<Health>, isSo: (report: Health) => boolean): Promise<Health> {
-  for (;;) {
-    const report = await health();
-    if (isSo(report)) return report;
-  }
-}
-
 const isOk = ({ state }: Health) => state === State.OK;
 
 describe('an agent', () => {
@@ -117,6 +48,38 @@ describe('an agent', () => {
     await expect(client.fetchX509Svids({ signal: noAbort })).rejects.toMatchObject({
       code: 'permission-denied',
     });
+  });
+});
+
+describe('an agent of a server with federated bundles', () => {
+  it('gives them to those workloads whose entries federate, and to no other', async () => {
+    const { config, server, clock, health } = await start();
+    await healthy(health, isOk);
+    const call = { signal: noAbort };
+    const other = (await TestTrustDomain.create('other.org')).bundle();
+    await server.admin.bundles.set(other, call);
+    const [agent] = await server.admin.agents.list(call);
+    const base = { parentId: agent!.id, selectors: [`unix:uid:${uid}`] };
+    const mine = testEntry({ ...base, id: 'mine', spiffeId: 'spiffe://example.org/me' });
+    const others = {
+      ...base,
+      id: 'others',
+      selectors: ['unix:uid:4000000000'],
+      federatesWith: ['other.org'],
+    };
+    await server.admin.entries.create([mine, testEntry(others)], call);
+    const client = WorkloadClient.connect(`unix://${config.workloadSocket}`);
+    onTestFinished(() => client.close());
+    await clock.advance(config.syncInterval);
+    await healthy(health, ({ check }) => check.get('federation')?.message.startsWith('1 of 1') === true);
+    await healthy(health, ({ check }) => check.get('identities')?.message.includes('2 with') === true);
+    const bundles = async () => [...(await client.fetchX509Svids(call)).bundles.keys()].sort();
+    expect(await bundles()).toEqual(['example.org']);
+    await server.admin.entries.update({ ...mine, federatesWith: [other.trustDomain] }, call);
+    await clock.advance(config.syncInterval);
+    await eventually(async () => expect(await bundles()).toEqual(['example.org', 'other.org']));
+    const update = await client.fetchX509Svids(call);
+    expect(update.bundles.get('other.org')?.toPem()).toBe(other.toPem());
   });
 });
 

@@ -1,9 +1,14 @@
 import type { KeyManager } from '../plugin-api/key-manager.ts';
 import type { AgentNodeAttestor } from '../plugin-api/node-attestor.ts';
 import type { WorkloadAttestor } from '../plugin-api/workload-attestor.ts';
+import type { Caller } from '../rpc/caller.ts';
+import { grpcHealthApi } from '../rpc/grpc-health-api.ts';
 import { GrpcListener } from '../rpc/grpc-server.ts';
-import { healthApi } from '../rpc/health-api.ts';
+import { type HealthCheck, healthApi } from '../rpc/health-api.ts';
 import { listenerService } from '../rpc/listener-service.ts';
+import { loggerApi } from '../rpc/logger-api.ts';
+import { withReflection } from '../rpc/reflection-api.ts';
+import { AppError } from '../runtime/error.ts';
 import { runServices } from '../runtime/lifecycle.ts';
 import type { Logger } from '../runtime/log.ts';
 import { Observable } from '../runtime/observable.ts';
@@ -43,6 +48,7 @@ export async function runAgent(
   const { trustDomain, clock, log } = parts;
   const state = new Observable<AgentIdentityState | undefined>(undefined);
   const connection = new ServerConnection({ address: config.server, trustDomain, identity: state, clock });
+  const cache = new SvidCache({ clock });
   const identity = new AgentIdentity({
     trustDomain,
     state,
@@ -52,10 +58,13 @@ export async function runAgent(
     keyManager: parts.keyManager,
     bootstrap: new Bootstrap(trustDomain, config, clock),
     client: () => connection.client(),
+    onBanned: () => {
+      cache.setEntries([]);
+      connection.close();
+    },
     clock,
     log,
   });
-  const cache = new SvidCache({ clock });
   const sync = new Sync(
     { client: () => connection.client(), identity, state, cache, clock, log },
     {
@@ -66,39 +75,28 @@ export async function runAgent(
   );
   const attestation = new WorkloadAttestation({ attestors: parts.workloadAttestors, log, clock });
   const startedAtMs = clock.now();
-  const health = healthApi({
-    role: 'agent',
-    trustDomain: trustDomain.name,
-    startedAtMs,
-    checks: async () =>
-      healthChecks({
-        nowMs: clock.now(),
-        intervalMs: config.syncInterval,
-        svid: state.value?.svid,
-        identityProblem: identity.problem,
-        sync: sync.status,
-        entries: cache.entries.size,
-        held: [...cache.entries.keys()].filter((id) => cache.findSvid(id) !== undefined).length,
-        peerIdentification: parts.peerIdentification,
-      }),
-  });
+  const checks = async () =>
+    healthChecks({
+      nowMs: clock.now(),
+      intervalMs: config.syncInterval,
+      svid: state.value?.svid,
+      identityProblem: identity.problem,
+      bannedId: identity.bannedId,
+      sync: sync.status,
+      entries: cache.entries.size,
+      held: [...cache.entries.keys()].filter((id) => cache.findSvid(id) !== undefined).length,
+      peerIdentification: parts.peerIdentification,
+    });
   try {
     await runServices(
       [
         identity,
         sync,
         listenerService('workload socket', () =>
-          listenForWorkloads(config, { attestation, cache, clock, log }),
+          listenForWorkloads(config, { attestation, cache, checks, clock, log }),
         ),
         listenerService('admin socket', () =>
-          GrpcListener.unix({
-            path: config.adminSocket,
-            mode: 0o600,
-            peerOf: 'local',
-            services: [health],
-            authorize: anybody,
-            log,
-          }),
+          listenForAdministrators(config, { checks, startedAtMs, clock, log }),
         ),
       ],
       { signal: options.signal, log, onReady: options.onReady },
@@ -111,20 +109,50 @@ export async function runAgent(
 /** Both sockets are open to whoever reaches them: file mode guards one, the kernel's word on the caller the other. */
 const anybody = (): void => undefined;
 
+type Checks = () => Promise<readonly HealthCheck[]>;
+
+function listenForAdministrators(
+  config: AgentConfig,
+  deps: {
+    readonly checks: Checks;
+    readonly startedAtMs: number;
+    readonly clock: Clock;
+    readonly log: Logger;
+  },
+): Promise<GrpcListener> {
+  const { log } = deps;
+  const services = [
+    healthApi({ role: 'agent', trustDomain: config.trustDomain, ...deps }),
+    loggerApi('agent', log),
+  ];
+  return GrpcListener.unix({
+    path: config.adminSocket,
+    mode: 0o600,
+    peerOf: 'local',
+    services: withReflection([...services, grpcHealthApi({ services, ...deps })]),
+    authorize: anybody,
+    log,
+  });
+}
+
 function listenForWorkloads(
   config: AgentConfig,
-  deps: Omit<WorkloadApiDeps, 'budget'> & { readonly log: Logger },
+  deps: Omit<WorkloadApiDeps, 'budget'> & { readonly checks: Checks; readonly log: Logger },
 ): Promise<GrpcListener> {
   const { limits, sds } = config;
   const budget = new StreamBudget({ ...defaultStreamBudget, streams: limits.streamsPerUid });
+  const services = [
+    sdsApi({ ...deps, budget, sds, limits: { maxNames: limits.namesPerStream } }),
+    workloadApi({ ...deps, budget }),
+  ];
   return GrpcListener.unix({
     path: config.workloadSocket,
     mode: 0o666,
     peerOf: 'process',
     requirePeerPidfd: config.requirePeerPidfd,
     services: [
-      sdsApi({ ...deps, budget, sds, limits: { maxNames: limits.namesPerStream } }),
-      workloadApi({ ...deps, budget }),
+      ...services,
+      grpcHealthApi({ ...deps, services, openWatch: ({ caller }) => budget.open(uidOf(caller)) }),
     ],
     authorize: anybody,
     limits: {
@@ -135,4 +163,9 @@ function listenForWorkloads(
     },
     log: deps.log,
   });
+}
+
+function uidOf(caller: Caller): number {
+  if (caller.kind === 'process') return caller.peer.uid;
+  throw new AppError('permission-denied', 'the kernel did not name the calling process');
 }

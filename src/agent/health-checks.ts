@@ -1,6 +1,7 @@
 import type { HealthCheck } from '../rpc/health-api.ts';
+import type { SpiffeId } from '../spiffe/spiffe-id.ts';
 import type { X509Svid } from '../spiffe/x509-svid.ts';
-import type { Sync } from './sync.ts';
+import type { SyncStatus } from './sync.ts';
 
 /** What an agent knows of itself at one moment. */
 export interface AgentStatus {
@@ -8,7 +9,9 @@ export interface AgentStatus {
   readonly intervalMs: number;
   readonly svid: X509Svid | undefined;
   readonly identityProblem: string | undefined;
-  readonly sync: Sync['status'];
+  /** Who an administrator has banned. */
+  readonly bannedId: SpiffeId | undefined;
+  readonly sync: SyncStatus;
   /** Registered for this node, and of these with a certificate. */
   readonly entries: number;
   readonly held: number;
@@ -17,10 +20,24 @@ export interface AgentStatus {
 
 /** The health report of an agent. */
 export function healthChecks(status: AgentStatus): readonly HealthCheck[] {
-  return [identityCheck(status), serverCheck(status), svidCheck(status), callerCheck(status)];
+  return [
+    identityCheck(status),
+    serverCheck(status),
+    svidCheck(status),
+    ...federationCheck(status),
+    callerCheck(status),
+  ];
 }
 
-function identityCheck({ svid, identityProblem, nowMs }: AgentStatus): HealthCheck {
+function identityCheck({ svid, identityProblem, bannedId, nowMs }: AgentStatus): HealthCheck {
+  if (bannedId !== undefined) {
+    return {
+      name: 'identity',
+      state: 'not-ready',
+      message: withProblem(`${bannedId} was banned by an administrator`, identityProblem),
+      nextStep: `if that was a mistake: \`signet agent evict ${bannedId}\` on the server lets this node attest again`,
+    };
+  }
   const isValid = svid !== undefined && svid.notAfterMs > nowMs;
   const known =
     svid === undefined
@@ -57,6 +74,21 @@ function svidCheck({ entries, held, sync }: AgentStatus): HealthCheck {
       sync.problems.signing,
     ),
   };
+}
+
+/** Nothing where no entry federates. */
+function federationCheck({ sync }: AgentStatus): readonly HealthCheck[] {
+  const { wanted, held, problems } = sync.federation;
+  if (wanted === 0) return [];
+  const [first] = [...problems].map(([name, problem]) => `${name}: ${problem}`);
+  return [
+    {
+      name: 'federation',
+      state: first === undefined ? 'ok' : 'degraded',
+      message: withProblem(`${held} of ${wanted} federated bundles`, first),
+      nextStep: first === undefined ? '' : 'see `signet bundle list` at the server',
+    },
+  ];
 }
 
 /** Not degraded on an older kernel: it cannot be mended here, and `requirePeerPidfd` is there for who wants none of it. */

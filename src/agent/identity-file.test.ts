@@ -50,11 +50,21 @@ describe('the identity file', () => {
     expect(read).toMatchObject({ keyId: 'agent-svid-b', reattestable: true });
     expect(prints(read!)).toEqual(prints(identity));
     expect(read!.bundle.equals(identity.bundle)).toBe(true);
-    expect(read!.bundle.sequence).toBe(7);
+    expect(read!.bundle.sequence).toBe(7n);
   });
 
   it('is nothing when there is none', async () => {
     expect(await fileIn(tempDir()).read()).toBeUndefined();
+  });
+
+  it('keeps the bundle of an agent that was banned, and nothing of its identity', async () => {
+    const file = fileIn(tempDir());
+    await file.write(identity);
+    await file.write({ ...identity, chain: [] });
+    expect(readFileSync(file.path, 'utf8')).not.toContain('BEGIN CERTIFICATE');
+    const read = await file.read();
+    expect(read?.chain).toEqual([]);
+    expect(read?.bundle.equals(identity.bundle)).toBe(true);
   });
 
   it('holds no private key and is for its owner only', async () => {
@@ -103,7 +113,7 @@ describe('the identity file', () => {
     { name: 'lacks a field', change: ({ keyId: _, ...json }) => json, says: 'keyId' },
     { name: 'has a field too many', change: (json) => ({ ...json, mode: 'x' }), says: 'mode' },
     { name: 'names an unknown key', change: (json) => ({ ...json, keyId: '../x' }), says: 'keyId' },
-    { name: 'has no certificate', change: (json) => ({ ...json, certificateChain: '' }) },
+    { name: 'has no certificate in its chain', change: (json) => ({ ...json, certificateChain: ' ' }) },
     { name: 'has a broken certificate', change: (json) => ({ ...json, certificateChain: 'x' }) },
     { name: 'has a broken bundle', change: (json) => ({ ...json, bundle: '{"keys":1}' }) },
     { name: 'is no object', change: () => [] },

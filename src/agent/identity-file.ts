@@ -4,7 +4,8 @@ import { parseConfig } from '../runtime/config-file.ts';
 import { AppError } from '../runtime/error.ts';
 import { readPrivateFile, writePrivateFile } from '../runtime/private-file.ts';
 import { parseStrictJson } from '../runtime/strict-json.ts';
-import { type Bundle, bundleToSpiffeJwks, parseSpiffeJwks } from '../spiffe/bundle.ts';
+import type { Bundle } from '../spiffe/bundle.ts';
+import { bundleToSpiffeJwks, parseSpiffeJwks } from '../spiffe/bundle-document.ts';
 import type { TrustDomain } from '../spiffe/spiffe-id.ts';
 import { type Certificate, parsePemCertificates } from '../x509/certificate.ts';
 
@@ -12,7 +13,10 @@ import { type Certificate, parsePemCertificates } from '../x509/certificate.ts';
 export const agentKeyIds = ['agent-svid-a', 'agent-svid-b'] as const;
 export type AgentKeyId = (typeof agentKeyIds)[number];
 
-/** What `agent.json` holds: the agent's certificate chain, which key it is for, and the trust bundle. */
+/**
+ * What `agent.json` holds: the agent's certificate chain, which key it is for, and the trust bundle. The chain is empty
+ * once the server has banned the agent: all that is left is by what the server is known.
+ */
 export interface StoredIdentity {
   readonly keyId: AgentKeyId;
   readonly chain: readonly Certificate[];
@@ -52,7 +56,7 @@ export class IdentityFile {
     }
     return {
       keyId: stored.keyId,
-      chain: parsePemCertificates(stored.certificateChain),
+      chain: stored.certificateChain === '' ? [] : parsePemCertificates(stored.certificateChain),
       bundle: parseSpiffeJwks(stored.bundle, this.#trustDomain),
       reattestable: stored.reattestable,
     };

@@ -9,6 +9,7 @@ import { parseSelector } from '../spiffe/selector.ts';
 import { TrustDomain } from '../spiffe/spiffe-id.ts';
 import { X509Svid } from '../spiffe/x509-svid.ts';
 import { TestIdentity } from '../testing/certificates.ts';
+import { eventually } from '../testing/eventually.ts';
 import { FakeClock } from '../testing/fake-clock.ts';
 import { memoryLogger, until } from '../testing/grpc-listener.ts';
 import { testEntry } from '../testing/registration-entry.ts';
@@ -63,7 +64,7 @@ async function start(
     stopping.abort();
     await running;
   });
-  return { server, clock, cache, sync, state: agent.state, attest, lines };
+  return { server, clock, cache, sync, state: agent.state, identity: agent.identity, attest, lines };
 }
 
 type Running = Awaited<ReturnType<typeof start>>;
@@ -84,6 +85,7 @@ async function agentAt(server: ScriptedServer, options: { address: string; clock
     keyManager: new MemoryKeyManager(),
     bootstrap: new Bootstrap(trustDomain, config, clock),
     client,
+    onBanned: () => undefined,
     clock,
     log: memoryLogger().log,
   });
@@ -117,7 +119,7 @@ describe('a round', () => {
     const running = await start({ entries: [web, api] });
     await firstRound(running);
     const { server, cache } = running;
-    expect(server.calls).toEqual(['GetBundle', 'SyncAuthorizedEntries', 'BatchNewX509SVID']);
+    expect(server.calls).toEqual(['GetBundle', 'SyncAuthorizedEntries', 'BatchNewX509SVID', 'PostStatus']);
     expect(cache.bundle?.equals(server.script.bundle)).toBe(true);
     expect([...cache.entries.keys()].sort()).toEqual(['api', 'web']);
     for (const entry of [web, api]) {
@@ -420,5 +422,154 @@ describe('an SVID', () => {
     running.server.script.entries = [{ ...web, dnsNames: ['web.example.org'], revision: 1 }];
     await nextRound(running);
     expect(printOf(running, 'web')).not.toBe(before);
+  });
+});
+
+describe('the status of the agent', () => {
+  it('is posted once per connection, with the version of the program', async () => {
+    const posted: string[] = [];
+    const running = await start({
+      prepare: ({ script }) => {
+        script.postStatus = (version) => posted.push(version);
+      },
+    });
+    await firstRound(running);
+    await nextRound(running);
+    expect(posted).toEqual([expect.stringMatching(/^signet\/\d+\.\d+\.\d+/)]);
+    await running.attest();
+    await nextRound(running);
+    expect(posted).toHaveLength(2);
+  });
+
+  it.each(['unimplemented', 'permission-denied'] as const)(
+    'is not posted again to a server that answers %s, and nothing else suffers',
+    async (code) => {
+      const running = await start({
+        prepare: ({ script }) => {
+          script.postStatus = () => {
+            throw new AppError(code, 'unknown method');
+          };
+        },
+      });
+      await firstRound(running);
+      await nextRound(running);
+      expect(running.server.calls.filter((call) => call === 'PostStatus')).toHaveLength(1);
+      expect(running.sync.status.problems).toEqual({ sync: undefined, signing: undefined });
+    },
+  );
+
+  it('is posted in a later round when the server was not there for it', async () => {
+    let [failures, posted] = [2, 0];
+    const running = await start({
+      prepare: ({ script }) => {
+        script.postStatus = () => {
+          posted += 1;
+          failures -= 1;
+          if (failures >= 0) throw new AppError('unavailable', 'too busy');
+        };
+      },
+    });
+    await firstRound(running);
+    for (let round = 0; round < 4; round += 1) await nextRound(running);
+    expect(posted).toBe(3);
+  });
+});
+
+describe('a refusal of the agent itself', () => {
+  const refusal = (reason: string) => new AppError('permission-denied', 'refused', { reason });
+
+  it.each(['PostStatus', 'SyncAuthorizedEntries', 'BatchNewX509SVID'])(
+    'reaches its identity from %s; workloads keep what they have',
+    async (method) => {
+      const running = await start({ entries: [web] });
+      await firstRound(running);
+      const before = printOf(running, 'web');
+      const noted: unknown[] = [];
+      running.identity.noteRefusal = async (error, svid) => {
+        noted.push([(error as AppError).reason, svid]);
+      };
+      running.server.script.entries = [web, api];
+      running.server.script.refuse = (name) => {
+        if (name === method) throw refusal('AGENT_NOT_ACTIVE');
+      };
+      await running.attest();
+      await running.clock.advance(intervalMs);
+      await until(() => noted.length > 0, 'noted');
+      expect(noted[0]).toEqual(['AGENT_NOT_ACTIVE', running.state.value?.svid]);
+      expect(printOf(running, 'web')).toBe(before);
+      expect([...running.cache.entries.keys()]).toContain('web');
+    },
+  );
+
+  it('that is a ban is not undone by an answer that was on its way', async () => {
+    const running = await start({ entries: [web] });
+    await firstRound(running);
+    const { cache, state, server, clock, sync } = running;
+    const before = sync.status.lastSyncMs ?? 0;
+    const asked = Promise.withResolvers<void>();
+    server.script.refuse = (name) => {
+      if (name !== 'SyncAuthorizedEntries') return;
+      // The agent is banned while its entries are on their way to it.
+      state.set(undefined);
+      cache.setEntries([]);
+      asked.resolve();
+    };
+    await clock.advance(intervalMs);
+    await asked.promise;
+    await until(() => (sync.status.lastSyncMs ?? 0) > before, 'the round is over');
+    expect(cache.entries.size).toBe(0);
+    expect(cache.findSvid('web')).toBeUndefined();
+  });
+});
+
+describe('a server that asks to wait', () => {
+  const limited = (retryAfterMs: number) => new AppError('resource-exhausted', 'too many', { retryAfterMs });
+
+  it('is asked again for SVIDs after a short wait, in the same round', async () => {
+    const askedAtMs: number[] = [];
+    const now = { ms: () => 0 };
+    const running = await start({
+      prepare: ({ script }) => {
+        script.refuse = (method) => {
+          if (method !== 'BatchNewX509SVID') return;
+          askedAtMs.push(now.ms());
+          if (askedAtMs.length < 3) throw limited(1_000);
+        };
+      },
+    });
+    const { clock, cache, server, sync } = running;
+    now.ms = () => clock.monotonic();
+    await eventually(async () => {
+      await clock.advance(50);
+      expect(cache.findSvid('web')).toBeDefined();
+    });
+    const waits = askedAtMs.slice(1).map((atMs, i) => atMs - (askedAtMs[i] ?? 0));
+    expect(waits).toHaveLength(2);
+    expect(Math.min(...waits)).toBeGreaterThanOrEqual(1_000);
+    expect(server.calls.filter((method) => method === 'GetBundle')).toHaveLength(1);
+    expect(sync.status.problems.signing).toBeUndefined();
+  });
+
+  it('is left alone as long as it asks, even when a workload waits', async () => {
+    let isLimited = true;
+    const running = await start({
+      prepare: ({ script }) => {
+        script.refuse = (method) => {
+          if (method === 'SyncAuthorizedEntries' && isLimited) throw limited(60_000);
+        };
+      },
+    });
+    const { clock, server, sync, cache } = running;
+    await until(() => sync.status.problems.sync !== undefined, 'the refusal');
+    await clock.untilSleepers(2);
+    isLimited = false;
+    const before = server.calls.length;
+    for (let seconds = 0; seconds < 59; seconds += 1) {
+      sync.wake();
+      await clock.advance(1_000);
+    }
+    expect(server.calls).toHaveLength(before);
+    await clock.advance(14_000);
+    await until(() => cache.entries.size === 1, 'the entries');
   });
 });

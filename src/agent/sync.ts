@@ -1,26 +1,17 @@
 import type { ServerClient } from '../clients/server-client.ts';
-import { AppError, errorText } from '../runtime/error.ts';
+import { AppError, errorText, isAppError } from '../runtime/error.ts';
 import type { Service } from '../runtime/lifecycle.ts';
 import type { Logger } from '../runtime/log.ts';
 import type { Observable } from '../runtime/observable.ts';
-import { Backoff, type Clock } from '../runtime/time.ts';
-import { verifyX509Svid } from '../spiffe/x509-svid.ts';
-import type { Certificate } from '../x509/certificate.ts';
-import { buildCsr } from '../x509/csr.ts';
-import { createSoftwareSigner, generatePrivateKey, type KeyType } from '../x509/signature.ts';
+import { askedWaitMs, Backoff, type Clock } from '../runtime/time.ts';
+import { version } from '../runtime/version.ts';
 import type { AgentIdentity, AgentIdentityState } from './agent-identity.ts';
-import { type DueSvid, drawRenewalMs, type RenewalWindows } from './rotation-policy.ts';
+import { type FederationStatus, FederationSync } from './federation-sync.ts';
 import type { SvidCache } from './svid-cache.ts';
-import type { HeldSvid } from './workload-view.ts';
+import { type SigningSettings, SvidSigning } from './svid-signing.ts';
 
 /** How late an expired SVID may be withdrawn. */
 const expiryTickMs = 1_000;
-/**
- * CSRs in one call: small enough that the first identities are there soon, far below SPIRE's 500. An RSA key takes up
- * to seconds of a thread that others wait for.
- */
-const batchSizeOf = (type: KeyType): number => (type.startsWith('rsa') ? 2 : 100);
-
 interface Deps {
   readonly client: () => ServerClient;
   readonly identity: AgentIdentity;
@@ -31,10 +22,8 @@ interface Deps {
   readonly log: Logger;
 }
 
-interface Settings {
+interface Settings extends SigningSettings {
   readonly intervalMs: number;
-  readonly keyType: KeyType;
-  readonly windows: RenewalWindows;
 }
 
 /** What went wrong in a round: with bundle or entries, and with the signing of what is due. */
@@ -43,37 +32,42 @@ interface Problems {
   readonly signing: string | undefined;
 }
 
-/** A CSR on its way, and the key that must come back signed. */
-interface SigningRequest {
-  readonly due: DueSvid;
-  readonly entryId: string;
-  readonly csr: Uint8Array;
-  readonly publicKey: Uint8Array;
-  readonly privateKeyPem: string;
+/** How it stands with the server. */
+export interface SyncStatus {
+  readonly lastSyncMs: number | undefined;
+  readonly problems: Problems;
+  readonly federation: FederationStatus;
 }
 
 /**
- * Keeps the cache like the server: the bundle first, then the entries, then SVIDs for what is due, in rounds. A
- * round starts every `intervalMs`, and at once when `wake` is called: by a workload that waits for an SVID now,
+ * Keeps the cache like the server: the bundle first, then the entries, then SVIDs for what is due, in rounds; beside
+ * them the bundles of the trust domains that entries federate with. A round starts every `intervalMs`, and at once when `wake` is called: by a workload that waits for an SVID now,
  * by a stream of changes from the server later.
  */
 export class Sync implements Service {
   readonly name = 'sync';
   readonly #deps: Deps;
   readonly #settings: Settings;
+  readonly #federation: FederationSync;
+  readonly #signing: SvidSigning;
   #wakeUp: () => void = () => undefined;
   #isWoken = false;
+  #askedWaitMs = 0;
+  /** The connection by which the server was told who we are. */
+  #greeted: ServerClient | undefined;
   #problems: Problems = { sync: undefined, signing: undefined };
   #lastSyncMs: number | undefined;
 
   constructor(deps: Deps, settings: Settings) {
     this.#deps = deps;
     this.#settings = settings;
+    this.#federation = new FederationSync(deps);
+    this.#signing = new SvidSigning(deps, settings);
   }
 
   /** When bundle and entries were last as the server's (Unix ms), and what went wrong in the last round. */
-  get status(): { readonly lastSyncMs: number | undefined; readonly problems: Problems } {
-    return { lastSyncMs: this.#lastSyncMs, problems: this.#problems };
+  get status(): SyncStatus {
+    return { lastSyncMs: this.#lastSyncMs, problems: this.#problems, federation: this.#federation.status };
   }
 
   /** Starts a round now, or right after the one that runs. */
@@ -88,6 +82,7 @@ export class Sync implements Service {
     ready();
     // Side by side: a round may take minutes when the server does not answer.
     await Promise.all([this.#rounds(signal), this.#withdrawals(signal)]);
+    await this.#federation.settled();
     for (const stop of stopListening) stop();
   }
 
@@ -96,11 +91,14 @@ export class Sync implements Service {
     const backoff = new Backoff({ baseMs: 250, capMs: Math.min(5_000, this.#settings.intervalMs) });
     while (!signal.aborted) {
       this.#isWoken = false;
+      this.#askedWaitMs = 0;
       const isDone = state.value !== undefined && (await this.#round(signal));
       if (isDone) backoff.reset();
       // A little earlier than the interval, never later, and not all agents at the same moment.
       const waitMs = isDone ? this.#settings.intervalMs * (0.8 + 0.2 * Math.random()) : backoff.nextMs();
-      await this.#pause(waitMs, signal);
+      // When the server says from when on it can help, nobody gets it earlier by asking.
+      if (this.#askedWaitMs > 0) await this.#deps.clock.sleep(this.#askedWaitMs, signal);
+      await this.#pause(waitMs - this.#askedWaitMs, signal);
     }
   }
 
@@ -128,21 +126,43 @@ export class Sync implements Service {
       await this.#attempt(() => this.#syncBundle(signal)),
       await this.#attempt(() => this.#syncEntries(signal)),
     ];
-    const signing = await this.#attempt(() => this.#syncSvids(signal));
+    this.#federation.start(signal);
+    const signing = await this.#attempt(() => this.#signing.signDue(signal));
     if (signal.aborted) return false;
     const now = { sync: syncing.find((problem) => problem !== undefined), signing };
+    if (now.sync === undefined) await this.#attempt(() => this.#postStatus(signal));
     this.#logChange(now);
     this.#problems = now;
     if (now.sync === undefined) this.#lastSyncMs = this.#deps.clock.now();
     return now.sync === undefined && now.signing === undefined;
   }
 
-  /** The text of what went wrong, if anything. */
+  /** The text of what went wrong, if anything; what it means for the agent's own identity is for that to decide. */
   async #attempt(step: () => Promise<void>): Promise<string | undefined> {
-    return step().then(
-      () => undefined,
-      (error: unknown) => errorText(error),
-    );
+    const { identity, state } = this.#deps;
+    const svid = state.value?.svid;
+    try {
+      await step();
+      return undefined;
+    } catch (error) {
+      this.#askedWaitMs = Math.max(this.#askedWaitMs, askedWaitMs(error));
+      if (svid !== undefined) await identity.noteRefusal(error, svid);
+      return errorText(error);
+    }
+  }
+
+  /** Once per connection, as SPIRE's agents do; older servers do not have the method, and nothing depends on it. */
+  async #postStatus(signal: AbortSignal): Promise<void> {
+    const client = this.#deps.client();
+    if (client === this.#greeted) return;
+    this.#greeted = client;
+    try {
+      await client.postStatus({ agentVersion: `signet/${version}`, signal });
+    } catch (error) {
+      if (isAppError(error, 'unavailable') || isAppError(error, 'deadline-exceeded'))
+        this.#greeted = undefined;
+      throw error;
+    }
   }
 
   /** Each problem once, and its end. */
@@ -173,82 +193,12 @@ export class Sync implements Service {
   }
 
   async #syncEntries(signal: AbortSignal): Promise<void> {
-    const { client, cache, log } = this.#deps;
+    const { client, cache, state, log } = this.#deps;
     const held = [...cache.entries.values()];
     const onInvalid = (id: string, error: AppError) =>
       log.warn({ entryId: id, error }, 'entry cannot be understood');
-    cache.setEntries(await client().syncAuthorizedEntries(held, { signal, onInvalid }));
-  }
-
-  async #syncSvids(signal: AbortSignal): Promise<void> {
-    const due = this.#deps.cache.due();
-    const failures: string[] = [];
-    const batchSize = batchSizeOf(this.#settings.keyType);
-    for (let start = 0; start < due.length && !signal.aborted; start += batchSize) {
-      failures.push(...(await this.#sign(due.slice(start, start + batchSize), signal)));
-    }
-    if (failures[0] !== undefined) {
-      throw new AppError(
-        'unavailable',
-        `${failures.length} SVIDs could not be signed, the first: ${failures[0]}`,
-      );
-    }
-  }
-
-  /** Signs one batch and puts what is good into the cache; returns what failed. */
-  async #sign(batch: readonly DueSvid[], signal: AbortSignal): Promise<readonly string[]> {
-    const { client, cache, log } = this.#deps;
-    const requests = await Promise.all(batch.map((due) => this.#request(due)));
-    const answers = await client().batchNewX509Svid(requests, { signal });
-    const held: HeldSvid[] = [];
-    const failures: string[] = [];
-    for (const [i, request] of requests.entries()) {
-      try {
-        held.push(this.#checked(request, answers[i]));
-      } catch (error) {
-        failures.push(`${request.due.entry.spiffeId}: ${errorText(error)}`);
-      }
-    }
-    cache.putSvids(held);
-    for (const { svid } of held) {
-      log.debug({ spiffeId: svid.id.toString(), expiresAt: new Date(svid.notAfterMs) }, 'SVID signed');
-    }
-    return failures;
-  }
-
-  /** A new key for each certificate. */
-  async #request(due: DueSvid): Promise<SigningRequest> {
-    const key = await generatePrivateKey(this.#settings.keyType);
-    const signer = createSoftwareSigner(key);
-    const csr = await buildCsr({ signer, uris: [due.entry.spiffeId.toString()] });
-    const privateKeyPem = key.export({ type: 'pkcs8', format: 'pem' }).toString();
-    return { due, entryId: due.entry.id, csr, publicKey: signer.publicKey, privateKeyPem };
-  }
-
-  /** Nothing that a peer would refuse gets into the cache: profile, chain to our bundle, identity and key. */
-  #checked(request: SigningRequest, answer: readonly Certificate[] | AppError | undefined): HeldSvid {
-    const { cache, clock } = this.#deps;
-    const { entry, reason } = request.due;
-    if (answer === undefined) throw new AppError('internal', 'the server left out an answer');
-    if (answer instanceof AppError) throw answer;
-    const nowMs = clock.now();
-    const svid = verifyX509Svid({
-      chain: answer,
-      bundles: () => cache.bundle,
-      nowMs,
-    });
-    if (!svid.id.equals(entry.spiffeId)) {
-      throw new AppError('internal', `the server signed the identity "${svid.id}" instead`);
-    }
-    if (svid.chain[0] === undefined || Buffer.compare(svid.chain[0].spki, request.publicKey) !== 0) {
-      throw new AppError('internal', 'the server signed another key than the one it was asked for');
-    }
-    const renewAtMs = drawRenewalMs({
-      issuedAtMs: nowMs,
-      notAfterMs: svid.notAfterMs,
-      isFirst: reason !== 'renewal',
-      windows: this.#settings.windows,
-    });
-    return { entry, svid, privateKeyPem: request.privateKeyPem, issuedAtMs: nowMs, renewAtMs };
+    const entries = await client().syncAuthorizedEntries(held, { signal, onInvalid });
+    // Else a ban that came meanwhile would not last.
+    if (state.value !== undefined) cache.setEntries(entries);
   }
 }

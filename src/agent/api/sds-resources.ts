@@ -1,5 +1,6 @@
 import type { Secret } from '../../gen/envoy/extensions/transport_sockets/tls/v3/secret.ts';
 import type { Bundle } from '../../spiffe/bundle.ts';
+import { isSelfSigned } from '../../spiffe/bundle-remarks.ts';
 import type { Certificate } from '../../x509/certificate.ts';
 import type { HeldSvid, WorkloadView } from '../workload-view.ts';
 import { checkSdsNames, parseSecretName, type SdsNames, type ValidatorFlavour } from './sds-names.ts';
@@ -170,9 +171,4 @@ function anchorsOf(
   [first, ...rest]: readonly Certificate[],
 ): TrustAnchors | undefined {
   return first === undefined ? undefined : { trustDomain: trustDomain.name, certificates: [first, ...rest] };
-}
-
-/** The signature counts too: a root that was cross-signed during a rollover has equal names and another issuer. */
-function isSelfSigned(certificate: Certificate): boolean {
-  return certificate.issuer.equals(certificate.subject) && certificate.verifySignedBy(certificate);
 }
