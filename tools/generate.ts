@@ -10,7 +10,9 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { apiReference } from './api-reference.ts';
 import { configReference } from './config-reference.ts';
+import { descriptorsModule } from './descriptors.ts';
 
 /**
  * Makes every generated file of the repository: `node tools/generate.ts` writes them,
@@ -26,11 +28,18 @@ interface Generator {
 const generators: readonly Generator[] = [
   {
     path: 'src/gen',
-    make: (root) => void execFileSync('buf', ['generate', '--output', root], { stdio: 'inherit' }),
+    make: (root) => {
+      execFileSync('buf', ['generate', '--output', root], { stdio: 'inherit' });
+      writeFileSync(`${root}/src/gen/descriptors.ts`, descriptorsModule());
+    },
   },
   {
     path: 'docs/configuration.md',
     make: (root) => writeFileSync(`${root}/docs/configuration.md`, configReference()),
+  },
+  {
+    path: 'docs/spire-api.md',
+    make: (root) => writeFileSync(`${root}/docs/spire-api.md`, apiReference()),
   },
 ];
 

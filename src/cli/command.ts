@@ -107,6 +107,13 @@ export function requireSocket(path: string, role: string, how: string, start: st
   );
 }
 
+/** Ends a command of which some parts were refused, with all that was said and the exit code of the first. */
+export function throwRefusals([first, ...others]: readonly AppError[]): void {
+  if (first === undefined) return;
+  const all = [first, ...others].map(({ message }) => message).join('\nsignet: ');
+  throw new AppError(first.code, all);
+}
+
 let interrupted: AbortSignal | undefined;
 
 /** Aborts at the first Ctrl-C or SIGTERM; a second one ends the process at once. */

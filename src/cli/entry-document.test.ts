@@ -162,3 +162,37 @@ describe('an entry document', () => {
     expect(() => parseEntries(text, 'f')).toThrow(/\[0\]\.spiffeId.*\n.*\[1\]\.selectors\[0\]/);
   });
 });
+
+describe('a file that programs wrote', () => {
+  const document = {
+    spiffeId: 'spiffe://example.org/a',
+    parentId: 'spiffe://example.org/b',
+    selectors: ['a:b'],
+  };
+
+  it('may be YAML in its flow style', () => {
+    const text =
+      "[{spiffeId: 'spiffe://example.org/a', parentId: 'spiffe://example.org/b', selectors: ['a:b']}]";
+    expect(parseEntries(text, 'f')).toEqual(parseEntries(JSON.stringify([document]), 'f'));
+  });
+
+  it.each([
+    {
+      name: 'a key twice',
+      text: '[{"spiffeId": "a", "spiffeId": "b"}]',
+      says: /f: key "spiffeId" occurs twice/,
+    },
+    { name: 'an end too early', text: '[{"spiffeId": "a"', says: /^f: .*line 1/ },
+    { name: 'something else', text: '[1]', says: /^f: \[0\]: expected a map/ },
+  ])('is refused with the place when it has $name', ({ text, says }) => {
+    expect(() => parseEntries(text, 'f')).toThrow(says);
+  });
+
+  it('has a hundred thousand entries and is read soon', () => {
+    const text = JSON.stringify(Array.from({ length: 100_000 }, () => document));
+    const startedAt = performance.now();
+    expect(parseEntries(text, 'f')).toHaveLength(100_000);
+    // The YAML parser needs more than a minute for it.
+    expect(performance.now() - startedAt).toBeLessThan(30_000);
+  });
+});

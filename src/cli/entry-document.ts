@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { parseConfig, parseYaml } from '../runtime/config-file.ts';
-import { errorText } from '../runtime/error.ts';
+import { AppError, errorText, isAppError } from '../runtime/error.ts';
+import { parseStrictJson } from '../runtime/strict-json.ts';
 import type { NewEntry, RegistrationEntry } from '../spiffe/registration-entry.ts';
 import { parseSelector, selectorText } from '../spiffe/selector.ts';
 import { SpiffeId, TrustDomain } from '../spiffe/spiffe-id.ts';
@@ -76,10 +77,15 @@ const entryDocument = z.strictObject({
   revision: z.number().optional(),
 });
 
+/** Of a file of thousands with the same mistake in each. */
+const shownProblems = 20;
+
 /** Parses one entry or a list of them from JSON or YAML; throws `invalid-argument` with the path of each problem. */
 export function parseEntries(text: string, where: string): readonly NewEntry[] {
-  const value = parseYaml(text, where);
-  const documents = parseConfig(Array.isArray(value) ? value : [value], z.array(entryDocument), where);
+  const value = parseDocument(text, where);
+  const documents = inBrief(() =>
+    parseConfig(Array.isArray(value) ? value : [value], z.array(entryDocument), where),
+  );
   return documents.map((document) => ({
     id: document.id,
     spiffeId: document.spiffeId,
@@ -97,4 +103,37 @@ export function parseEntries(text: string, where: string): readonly NewEntry[] {
     disableX509SvidPrefetch: document.disableX509SvidPrefetch,
     jwtSvidIncludeJti: document.jwtSvidIncludeJti,
   }));
+}
+
+/** JSON is YAML too, but a YAML parser takes minutes for what programs write: lists of 100,000 entries. */
+function parseDocument(text: string, where: string): unknown {
+  const isJson = /^\s*[[{]/.test(text);
+  if (!isJson || !isJsonText(text)) return parseYaml(text, where);
+  try {
+    return parseStrictJson(text);
+  } catch (error) {
+    throw isAppError(error) ? new AppError(error.code, `${where}: ${error.message}`) : error;
+  }
+}
+
+function isJsonText(text: string): boolean {
+  try {
+    JSON.parse(text);
+    return true;
+  } catch {
+    // Not JSON, but perhaps YAML in its flow style; its parser also says where the mistake is.
+    return false;
+  }
+}
+
+function inBrief<T>(parse: () => T): T {
+  try {
+    return parse();
+  } catch (error) {
+    if (!isAppError(error)) throw error;
+    const lines = error.message.split('\n');
+    if (lines.length <= shownProblems) throw error;
+    const shown = [...lines.slice(0, shownProblems), `and ${lines.length - shownProblems} more`];
+    throw new AppError(error.code, shown.join('\n'));
+  }
 }

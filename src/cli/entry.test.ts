@@ -152,17 +152,160 @@ describe('entry list', () => {
     expect(await ids(...parent)).toEqual(['api', 'web']);
     expect(await ids('--parent', 'spiffe://example.org/other')).toEqual(['']);
   });
+
+  it.each([
+    { words: [], ids: ['api', 'db', 'web'] },
+    { words: ['--selector', 'unix:uid:1001'], ids: ['db', 'web'] },
+    { words: ['--selector', 'unix:uid:1001', '--match', 'exact'], ids: ['web'] },
+    {
+      words: ['--selector', 'unix:uid:1001', '--selector', 'a:b', '--match', 'any'],
+      ids: ['api', 'db', 'web'],
+    },
+    { words: ['--selector', 'unix:uid:1001', '--selector', 'a:c', '--match', 'subset'], ids: ['web'] },
+    { words: ['--hint', 'internal'], ids: ['db'] },
+    { words: ['--hint', ''], ids: ['api', 'web'] },
+    { words: ['--downstream'], ids: ['api'] },
+    { words: ['--no-downstream', '--selector', 'unix:uid:1001'], ids: ['db', 'web'] },
+    { words: ['--federates-with', 'other.org'], ids: [] },
+    { words: ['--federates-with', 'other.org', '--match-federation', 'exact'], ids: [] },
+  ])('and count take $words', async ({ words, ids }) => {
+    const { create, signet, json } = await start();
+    await create('--id', 'web', ...web, ...parent);
+    await create('--id', 'db', ...web, ...parent, '--selector', 'unix:gid:1', '--hint', 'internal');
+    const api = ['--spiffe-id', 'spiffe://example.org/api', '--selector', 'a:b', '--downstream'];
+    await create('--id', 'api', ...api, ...parent);
+    expect((await json('entry', 'list', ...words)).map((entry: { id: string }) => entry.id)).toEqual(ids);
+    expect((await signet('entry', 'count', ...words)).stdout).toBe(`${ids.length}\n`);
+    expect(await json('entry', 'count', ...words)).toEqual({ count: ids.length });
+  });
+
+  it('refuses a match that it does not know as wrong usage', async () => {
+    const { server, output } = await start();
+    const words = ['entry', 'list', '--selector', 'a:b', '--match', 'some', '--socket', server.adminSocket];
+    expect(await runCommandLine(['node', 'signet', ...words])).toBe(2);
+    expect(output.stderr).toContain('exact, superset, subset, any');
+  });
+});
+
+describe('entry create --data', () => {
+  const entryOf = (name: string, fields: object = {}) => ({
+    id: name,
+    spiffeId: `spiffe://example.org/${name}`,
+    parentId: 'spiffe://example.org/node',
+    selectors: ['unix:uid:1'],
+    ...fields,
+  });
+
+  async function bulk(entries: readonly unknown[]) {
+    const { server, output, json, signet } = await start();
+    const file = join(tempDir(), 'entries.json');
+    writeFileSync(file, JSON.stringify(entries));
+    const words = ['node', 'signet', 'entry', 'create', '--data', file, '--socket', server.adminSocket];
+    const run = async (...more: string[]) => {
+      output.clear();
+      const code = await runCommandLine([...words, ...more]);
+      return { code, stdout: output.stdout, stderr: output.stderr.replaceAll(file, 'FILE') };
+    };
+    return { json, signet, run };
+  }
+
+  it('goes on behind entries that are refused, and says which they were and why', async () => {
+    const { run, signet } = await bulk([
+      entryOf('one'),
+      entryOf('two', { parentId: 'spiffe://other.org/node' }),
+      entryOf('three'),
+      entryOf('one', { selectors: ['a:b'] }),
+      entryOf('four', { federatesWith: ['other.org'] }),
+      entryOf('five'),
+    ]);
+    const { code, stdout, stderr } = await run('-q');
+    expect(code).toBe(1);
+    expect(stdout).toBe('one\nthree\nfive\n');
+    const lines = stderr.trimEnd().split('\n');
+    expect(lines[0]).toMatch(/^signet: FILE: \[1\] spiffe:\/\/example.org\/two: .* is not a member of /);
+    expect(lines[1]).toMatch(/^signet: FILE: \[3\] spiffe:\/\/example.org\/one: .* "one" is taken/);
+    expect(lines[2]).toMatch(/^signet: FILE: \[4\] spiffe:\/\/example.org\/four: .*"spiffe:\/\/other.org"/);
+    expect(lines[3]).toBe('signet: FILE: 3 of 6 entries were not created');
+    expect(lines).toHaveLength(4);
+    expect((await signet('entry', 'list', '-q')).stdout).toBe('five\none\nthree\n');
+  });
+
+  it('can be run again: what exists is left as it is', async () => {
+    const { run, signet } = await bulk([entryOf('one'), entryOf('two')]);
+    await run('-q');
+    expect(await run('-q')).toEqual({
+      code: 0,
+      stdout: 'one\ntwo\n',
+      stderr: 'signet: FILE: 2 of 2 existed already; unchanged\n',
+    });
+    expect((await signet('entry', 'count')).stdout).toBe('2\n');
+  });
+
+  it('creates nothing of a file that has mistakes, and says where they are', async () => {
+    const bad = Array.from({ length: 30 }, (_, i) => entryOf(`e${i}`, { spiffeId: 'web' }));
+    const { run, signet } = await bulk([entryOf('good'), ...bad]);
+    const { code, stderr } = await run();
+    expect(code).toBe(1);
+    expect(stderr).toContain('FILE: [1].spiffeId: ');
+    expect(stderr).toContain('and 10 more');
+    expect((await signet('entry', 'count')).stdout).toBe('0\n');
+  });
+
+  it('takes more entries than one call does, and says nothing of its progress when it is quick', async () => {
+    const { run, signet } = await bulk(Array.from({ length: 1203 }, (_, i) => entryOf(`e${i}`)));
+    const { code, stdout } = await run('-q');
+    expect(code).toBe(0);
+    expect(stdout.split('\n')).toHaveLength(1204);
+    expect((await signet('entry', 'count')).stdout).toBe('1203\n');
+  });
 });
 
 describe('entry delete', () => {
-  it('deletes several, and says which is not there', async () => {
+  it('deletes those that are there, and says which are not', async () => {
     const { create, signet, server, output } = await start();
     await create('--id', 'web', ...web, ...parent);
-    expect((await signet('entry', 'delete', 'web')).stdout).toBe('deleted web\n');
-    const words = ['node', 'signet', 'entry', 'delete', 'web', '--socket', server.adminSocket];
-    expect(await runCommandLine(words)).toBe(3);
-    expect(output.stderr).toContain('"web"');
+    const words = ['entry', 'delete', 'gone', 'web', 'web', 'never', '--socket', server.adminSocket];
+    output.clear();
+    expect(await runCommandLine(['node', 'signet', ...words])).toBe(3);
+    expect(output.stdout).toBe('deleted web\n');
+    expect(output.stderr).toContain('signet: entry "gone": entry not found\nsignet: entry "never": ');
+    expect((await signet('entry', 'count')).stdout).toBe('0\n');
   });
+
+  it.each([
+    { name: 'with a lifetime of its own', words: ['--x509-ttl', '30m'], end: /at the latest 20\d\d-.*Z$/ },
+    { name: 'with the default lifetime', words: [], end: /at the latest one lifetime from now \(.*1h/ },
+  ])('of an entry $name says until when a running Envoy keeps its certificate', async ({ words, end }) => {
+    const { create, signet } = await start();
+    await create('--id', 'web', ...web, ...parent, ...words);
+    const { stdout, stderr } = await signet('entry', 'delete', 'web');
+    expect(stdout).toBe('deleted web\n');
+    expect(stderr.trim()).toContain('a running Envoy keeps the certificate it has until that expires');
+    expect(stderr.trim()).toMatch(end);
+  });
+});
+
+describe('what was issued before', () => {
+  it('is spoken of when a change makes another certificate, and only then', async () => {
+    const { create, signet } = await start();
+    await create('--id', 'web', ...web, ...parent, '--x509-ttl', '30m');
+    const hint = await signet('entry', 'update', '--id', 'web', '--hint', 'new');
+    expect(hint.stderr).toBe('');
+    const selectors = await signet('entry', 'update', '--id', 'web', '--selector', 'unix:uid:7');
+    expect(selectors.stderr).toMatch(/what was issued before stays valid: .*at the latest 20\d\d-/);
+  });
+
+  it.each([{ words: ['-o', 'json'] }, { words: ['-q'] }])(
+    'is no word for programs: $words',
+    async ({ words }) => {
+      const { create, signet } = await start();
+      await create('--id', 'web', ...web, ...parent);
+      expect((await signet('entry', 'update', '--id', 'web', '--dns', 'web', ...words)).stderr).toBe('');
+      const { stdout, stderr } = await signet('entry', 'delete', 'web', ...words);
+      expect(stderr).toBe('');
+      expect(stdout).toContain('web');
+    },
+  );
 });
 
 describe('token create', () => {
@@ -178,21 +321,6 @@ describe('token create', () => {
       token: expect.stringMatching(/^[A-Za-z0-9_-]{43}$/),
       expiresAt: expect.stringMatching(/^20.*Z$/),
       agentId: expect.stringMatching(/^spiffe:\/\/example\.org\/spire\/agent\/join_token\/[0-9a-f]{32}$/),
-    });
-  });
-});
-
-describe('bundle show', () => {
-  it('prints PEM, or a SPIFFE bundle document, or both with more', async () => {
-    const { signet, json } = await start();
-    const { stdout: pem } = await signet('bundle', 'show');
-    expect(pem).toMatch(/^-----BEGIN CERTIFICATE-----\n/);
-    expect(JSON.parse((await signet('bundle', 'show', '--format', 'spiffe')).stdout).keys).toHaveLength(1);
-    expect(await json('bundle', 'show')).toEqual({
-      trustDomain: 'example.org',
-      sequence: 1,
-      fingerprints: [expect.stringMatching(/^sha256:[0-9a-f]{64}$/)],
-      pem,
     });
   });
 });

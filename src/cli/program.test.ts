@@ -42,15 +42,31 @@ describe('the command line', () => {
       'signet server check',
       'signet agent run',
       'signet agent check',
+      'signet agent list',
+      'signet agent show',
+      'signet agent count',
+      'signet agent ban',
+      'signet agent evict',
+      'signet agent purge',
       'signet token create',
       'signet entry create',
       'signet entry update',
       'signet entry delete',
       'signet entry show',
       'signet entry list',
+      'signet entry count',
       'signet bundle show',
+      'signet bundle list',
+      'signet bundle set',
+      'signet bundle count',
+      'signet bundle delete',
+      'signet x509 mint',
       'signet workload x509',
+      'signet workload bundles',
       'signet health',
+      'signet log-level get',
+      'signet log-level set',
+      'signet log-level reset',
       'signet dev',
     ]);
   });
@@ -67,7 +83,9 @@ describe('the command line', () => {
     expect(code).toBe(exitCodes.done);
     const [, examples = ''] = stdout.split('\nExample:\n');
     const lines = examples.trim().split(/\n\s*/);
-    for (const line of lines) {
+    for (const whole of lines) {
+      // Of a pipe, the part that is this command's.
+      const line = whole.split(' | ').at(-1) ?? '';
       expect(line).toMatch(new RegExp(`^${name}( |$)`));
       const options = line.match(/(?<= )--?[a-z][a-z0-9-]*/g) ?? [];
       const known = command.options.flatMap(({ short, long }) => [short, long]);

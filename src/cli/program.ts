@@ -1,15 +1,17 @@
 import { Command, CommanderError } from 'commander';
 import { AppError, errorText } from '../runtime/error.ts';
 import { version } from '../runtime/version.ts';
+import { agentCommand } from './agent.ts';
 import { bundleCommand } from './bundle.ts';
 import { WrongUsage, withConventions, withVerbs } from './command.ts';
 import { devCommand } from './dev.ts';
 import { entryCommand } from './entry.ts';
 import { healthCommand, NotHealthy } from './health.ts';
-import { agentCommand } from './run-agent.ts';
+import { logLevelCommand } from './log-level.ts';
 import { serverCommand } from './run-server.ts';
 import { tokenCommand } from './token.ts';
 import { workloadCommand } from './workload.ts';
+import { x509Command } from './x509.ts';
 
 /** What a command ends with (interface: exit codes). */
 export const exitCodes = { done: 0, failed: 1, usage: 2, notFound: 3, notHealthy: 4 } as const;
@@ -27,8 +29,10 @@ export function program(): Command {
     tokenCommand(),
     entryCommand(),
     bundleCommand(),
+    x509Command(),
     workloadCommand(),
     healthCommand(),
+    logLevelCommand(),
     devCommand(),
   ]);
 }

@@ -9,22 +9,28 @@ import { AppError } from '../runtime/error.ts';
 import type { Logger } from '../runtime/log.ts';
 import { loggerOf } from '../runtime/log-settings.ts';
 import { ensurePrivateDirectory, lockDirectory } from '../runtime/private-file.ts';
+import { logProcessWarnings } from '../runtime/process-warnings.ts';
 import { systemClock } from '../runtime/time.ts';
 import { TrustDomain } from '../spiffe/spiffe-id.ts';
-import { command, interruption, noun } from './command.ts';
+import { command, interruption } from './command.ts';
 import { print } from './output.ts';
 import { choosePlugin, choosePlugins, createAll } from './plugins.ts';
 
-/** `signet agent`: the agent role. */
-export function agentCommand(): Command {
-  const run = command('run', 'run the agent until it is stopped', 'signet agent run --config agent.yaml')
+/** `signet agent run`. */
+export function runCommand(): Command {
+  return command('run', 'run the agent until it is stopped', 'signet agent run --config agent.yaml')
     .requiredOption('--config <file>', 'the configuration file')
     .action(async (options: { config: string }) => {
       const config = await readConfigFile(options.config, agentConfigSchema);
       const log = loggerOf(config.log);
+      logProcessWarnings({ log, clock: systemClock });
       await serveWorkloads(config, options.config, { signal: interruption(), log });
     });
-  const check = command(
+}
+
+/** `signet agent check`. */
+export function checkCommand(): Command {
+  return command(
     'check',
     'check a configuration and say what is wrong',
     'signet agent check --config agent.yaml',
@@ -35,10 +41,6 @@ export function agentCommand(): Command {
       choose(config, options.config);
       print(`${options.config}: ok: agent of ${config.trustDomain}, server ${config.server}`);
     });
-  return noun('agent', 'the agent: attests local workloads, serves Envoy SDS and the Workload API', [
-    run,
-    check,
-  ]);
 }
 
 /** Builds the agent's parts from their plugins and runs it. */

@@ -5,6 +5,7 @@ import { readConfigFile } from '../runtime/config-file.ts';
 import type { Logger } from '../runtime/log.ts';
 import { loggerOf } from '../runtime/log-settings.ts';
 import { ensurePrivateDirectory, lockDirectory } from '../runtime/private-file.ts';
+import { logProcessWarnings } from '../runtime/process-warnings.ts';
 import { systemClock } from '../runtime/time.ts';
 import { checkServerConfig, type ServerConfig, serverConfigSchema } from '../server/config.ts';
 import { runServer, type ServerAddresses } from '../server/server.ts';
@@ -20,6 +21,7 @@ export function serverCommand(): Command {
     .action(async (options: { config: string }) => {
       const config = await readServerConfig(options.config);
       const log = loggerOf(config.log);
+      logProcessWarnings({ log, clock: systemClock });
       await serve(config, options.config, { signal: interruption(), log });
     });
   const check = command(
