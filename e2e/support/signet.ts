@@ -24,14 +24,16 @@ export interface CommandResult {
 export async function trySignet(
   args: readonly string[],
   env: Readonly<Record<string, string>> = {},
+  input = '',
 ): Promise<CommandResult> {
   const options = { timeout: 30_000, env: { ...process.env, ...env } };
   return await new Promise((resolve, reject) => {
-    execFile(signetBinary, args, options, (error, stdout, stderr) => {
+    const child = execFile(signetBinary, args, options, (error, stdout, stderr) => {
       if (error === null) resolve({ code: 0, stdout, stderr });
       else if (typeof error.code === 'number') resolve({ code: error.code, stdout, stderr });
       else reject(new Error(`signet ${args.join(' ')}: ${error.message}`, { cause: error }));
     });
+    child.stdin?.end(input);
   });
 }
 
@@ -65,9 +67,9 @@ class Role {
   }
 
   /** Starts it with the configuration it has and waits until it says it is well. */
-  async start(): Promise<void> {
+  async start(patience?: Patience): Promise<void> {
     await this.launch();
-    await this.waitUntilHealthy();
+    await this.waitUntilHealthy(patience);
   }
 
   /** Starts it with the configuration it has, and does not wait for anything. */
@@ -115,6 +117,7 @@ export interface EntryRequest {
   readonly selectors: readonly string[];
   /** Such as `90s`. */
   readonly x509Ttl?: string;
+  readonly federatesWith?: readonly string[];
 }
 
 /** A `signet server run` in a sandbox, on 127.0.0.1, at the same address also after a restart. */
@@ -135,7 +138,8 @@ export class SignetServer extends Role {
       name = 'server',
       trustDomain = 'example.org',
       config = {},
-    }: { name?: string; trustDomain?: string; config?: object } = {},
+      patience,
+    }: { name?: string; trustDomain?: string; config?: object; patience?: Patience | undefined } = {},
   ): Promise<SignetServer> {
     const dir = join(sandbox.dir, name);
     await mkdir(dir, { recursive: true });
@@ -147,7 +151,7 @@ export class SignetServer extends Role {
       adminSocket: server.adminSocket,
       ...config,
     });
-    await server.start();
+    await server.start(patience);
     return server;
   }
 
@@ -167,9 +171,11 @@ export class SignetServer extends Role {
   }
 
   /** Registers a workload and returns the entry's id. */
-  async createEntry({ spiffeId, parent, selectors, x509Ttl }: EntryRequest): Promise<string> {
+  async createEntry(request: EntryRequest): Promise<string> {
+    const { spiffeId, parent, selectors, x509Ttl, federatesWith = [] } = request;
     const options = selectors.flatMap((selector) => ['--selector', selector]);
     if (x509Ttl !== undefined) options.push('--x509-ttl', x509Ttl);
+    options.push(...federatesWith.flatMap((trustDomain) => ['--federates-with', trustDomain]));
     return await this.admin(
       'entry',
       'create',
