@@ -36,7 +36,7 @@ const rules: Rules = {
   ranks: {
     server: [
       ['server'],
-      ['server-apis'],
+      ['server-apis', 'listeners'],
       ['rooms', 'server-health'],
       ['api', 'server-identity'],
       ['attestation', 'registration', 'bundles'],
@@ -47,10 +47,12 @@ const rules: Rules = {
       ['agent'],
       ['health-checks'],
       ['api', 'sync'],
+      ['federation-sync', 'svid-signing'],
       ['workload', 'svid-cache', 'proxy-book', 'server-connection'],
       ['agent-identity', 'entry-matcher', 'rotation-policy'],
       ['bootstrap'],
-      ['config', 'metrics', 'workload-view', 'identity-file'],
+      ['issued-svid'],
+      ['config', 'metrics', 'workload-view', 'identity-file', 'agent-standing'],
     ],
   },
   separateFolders: ['plugins'],
