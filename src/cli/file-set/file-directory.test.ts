@@ -8,6 +8,7 @@ import {
   readFileSync,
   readlinkSync,
   realpathSync,
+  renameSync,
   statSync,
   symlinkSync,
   writeFileSync,
@@ -16,12 +17,15 @@ import { readFile, realpath, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { eventually } from '../../testing/eventually.ts';
 import { FakeClock } from '../../testing/fake-clock.ts';
 import { tempDir } from '../../testing/temp-dir.ts';
 import { FileDirectory } from './file-directory.ts';
 import type { FileSet } from './file-plan.ts';
 import { type FileOwner, type FileSystem, nodeFileSystem } from './file-system.ts';
 import { keepReplacedMs } from './old-sets.ts';
+
+const isRoot = process.getuid?.() === 0;
 
 interface Opening {
   readonly clock?: FakeClock;
@@ -86,8 +90,7 @@ describe('a directory of files', () => {
     ]);
   });
 
-  it('gives the files to their owner, and nothing else', async () => {
-    if (process.getuid?.() !== 0) return;
+  it.runIf(isRoot)('gives the files to their owner, and nothing else', async () => {
     const path = join(tempDir(), 'svid');
     const directory = await open(path, { owner: { uid: 1234, gid: 5678 } });
     await directory.replace(setOf(1));
@@ -169,8 +172,7 @@ describe('a directory that is not ours alone', () => {
     await (await open(join(path, 'svid'))).close();
   });
 
-  it('is refused: another owner', async () => {
-    if (process.getuid?.() !== 0) return;
+  it.runIf(isRoot)('is refused: another owner', async () => {
     const path = tempDir();
     chownSync(path, 1234, 1234);
     await expect(open(path)).rejects.toThrow(/belongs to uid 1234/);
@@ -184,6 +186,29 @@ describe('a directory that is not ours alone', () => {
     symlinkSync('../elsewhere', join(path, '.signet'));
     await expect(open(path)).rejects.toThrow(/must be a directory/);
     expect(lstatSync(join(parent, 'elsewhere')).mode & 0o777).toBe(0o700);
+  });
+
+  it('is left alone when it has taken the place of ours: whoever owns the one above can do that at any time', async () => {
+    const clock = new FakeClock();
+    const parent = tempDir();
+    const path = join(parent, 'svid');
+    const directory = await open(path, { clock });
+    await directory.replace(setOf(1));
+    await directory.replace(setOf(2));
+    const elsewhere = join(parent, 'elsewhere');
+    const victim = join(elsewhere, '.signet', 'set-20200101T000000000Z-0123abcd', 'file');
+    mkdirSync(join(victim, '..'), { recursive: true });
+    writeFileSync(victim, 'theirs');
+    renameSync(path, join(parent, 'ours'));
+    symlinkSync('elsewhere', path);
+    await expect(directory.replace(setOf(3))).rejects.toThrow(/is no longer the directory that it was/);
+    await clock.advance(keepReplacedMs);
+    await directory.prune();
+    await directory.clear();
+    expect(readdirSync(elsewhere)).toEqual(['.signet']);
+    expect(readFileSync(victim, 'utf8')).toBe('theirs');
+    expect(readable(join(parent, 'ours'))).toEqual({});
+    await directory.close();
   });
 
   it.each([
@@ -331,8 +356,9 @@ describe('readers while sets are replaced', () => {
     await directory.replace(setOf(0, names));
     let isOver = false;
     const seen = new Set<string>();
+    const rounds = [0, 0, 0];
     const generationIn = async (file: string) => (await readFile(file, 'utf8')).split(' ')[1];
-    const reader = async () => {
+    const reader = async (_: number, i: number) => {
       while (!isOver) {
         const set = await realpath(join(path, 'current'));
         const [cert, key] = [
@@ -343,18 +369,23 @@ describe('readers while sets are replaced', () => {
         // Nothing is ever missing or half there.
         seen.add((await generationIn(join(path, 'all.pem')))!);
         expect(await generationIn(join(path, 'svid_key.pem'))).toMatch(/^\d+\n$/);
+        rounds[i]! += 1;
       }
     };
-    const readers = [reader(), reader(), reader()];
-    const all = Promise.all(readers);
+    const all = Promise.all(rounds.map(reader));
+    // Else a reader that the machine holds up would find its set removed, as after a minute it may be.
+    const eachHasRead = (before: readonly number[]) =>
+      eventually(() => expect(rounds.every((round, i) => round > before[i]!)).toBe(true));
     for (let generation = 1; generation <= 40; generation += 1) {
+      const before = [...rounds];
       await clock.advance(5_000);
       await directory.replace(setOf(generation, names));
       await directory.prune();
+      await Promise.race([all, eachHasRead(before)]);
     }
     isOver = true;
     await all;
-    expect(seen.size).toBeGreaterThan(3);
+    expect(seen.size).toBeGreaterThan(10);
     expect(setsIn(path).length).toBeLessThan(15);
   });
 });

@@ -4,7 +4,7 @@ import { AppError, isAppError } from '../../runtime/error.ts';
 import { type DirectoryLock, lockDirectory } from '../../runtime/private-file.ts';
 import type { Clock } from '../../runtime/time.ts';
 import type { FileSet } from './file-plan.ts';
-import { directoryFacts, errnoOf, type FileOwner, type FileSystem, failureReason } from './file-system.ts';
+import { errnoOf, type FileOwner, type FileSystem, failureReason, HeldDirectory } from './file-system.ts';
 import { isSetName, newSetName, setsToRemove } from './old-sets.ts';
 
 /** The link that every reader goes through. */
@@ -20,13 +20,19 @@ const storeName = '.signet';
  */
 export class FileDirectory {
   readonly path: string;
+  readonly #held: HeldDirectory;
+  /** The same directory, by what is held of it. */
+  readonly #root: string;
   readonly #store: string;
   readonly #deps: FileDirectoryDeps;
   readonly #lock: DirectoryLock;
+  #isClosed = false;
 
-  private constructor(path: string, lock: DirectoryLock, deps: FileDirectoryDeps) {
+  private constructor(path: string, held: HeldDirectory, lock: DirectoryLock, deps: FileDirectoryDeps) {
     this.path = path;
-    this.#store = join(path, storeName);
+    this.#held = held;
+    this.#root = held.path;
+    this.#store = join(held.path, storeName);
     this.#deps = deps;
     this.#lock = lock;
   }
@@ -37,12 +43,19 @@ export class FileDirectory {
    */
   static async open(named: string, deps: FileDirectoryDeps): Promise<FileDirectory> {
     const path = await realpath(named).catch(() => named);
-    await steps(path, async () => {
+    const held = await steps(path, async () => {
       await mkdir(dirname(path), { recursive: true, mode: 0o755 });
-      await makeOwnDirectory(path, deps);
-      await makeOwnDirectory(join(path, storeName), deps);
+      return makeOwnDirectory(path, path, deps);
     });
-    return new FileDirectory(path, await lockDirectory(join(path, storeName)), deps);
+    try {
+      const store = join(held.path, storeName);
+      const shown = join(path, storeName);
+      await steps(path, async () => (await makeOwnDirectory(store, shown, deps)).close());
+      return new FileDirectory(path, held, await lockDirectory(store, shown), deps);
+    } catch (error) {
+      held.close();
+      throw error;
+    }
   }
 
   /**
@@ -51,6 +64,8 @@ export class FileDirectory {
    */
   async replace(set: FileSet): Promise<void> {
     await steps(this.path, async () => {
+      if (!this.#held.isThere)
+        throw unusable(`"${this.path}" is no longer the directory that it was; run this command again`);
       for (const { name } of set) await this.#requireOurs(name, linkTarget(name));
       const name = newSetName(this.#deps.clock.now());
       await this.#fill(name, set);
@@ -66,8 +81,8 @@ export class FileDirectory {
     const { files } = this.#deps;
     await steps(this.path, async () => {
       await this.#current();
-      await files.removeLink(join(this.path, currentLink));
-      await files.syncDirectory(this.path);
+      await files.removeLink(join(this.#root, currentLink));
+      await files.syncDirectory(this.#root);
       for (const name of await files.list(this.#store)) {
         if (isSetName(name)) await files.removeDirectory(join(this.#store, name));
       }
@@ -89,6 +104,8 @@ export class FileDirectory {
   /** Lets other processes have the directory; the files stay. */
   async close(): Promise<void> {
     await this.#lock.release();
+    if (!this.#isClosed) this.#held.close();
+    this.#isClosed = true;
   }
 
   /** A directory that nobody can read until all of it is on the disk. */
@@ -117,8 +134,8 @@ export class FileDirectory {
     await files.removeLink(made);
     await files.makeLink(join(storeName, name), made);
     await files.syncDirectory(this.#store);
-    await files.rename(made, join(this.path, currentLink));
-    await files.syncDirectory(this.path);
+    await files.rename(made, join(this.#root, currentLink));
+    await files.syncDirectory(this.#root);
   }
 
   /** The name of the current set; undefined when there is none. */
@@ -128,32 +145,31 @@ export class FileDirectory {
   }
 
   async #link(name: string): Promise<void> {
-    const path = join(this.path, name);
+    const path = join(this.#root, name);
     const target = linkTarget(name);
     if ((await this.#requireOurs(name, target)) === undefined) await this.#deps.files.makeLink(target, path);
   }
 
   async #removeLinks(isObsolete: (name: string) => boolean): Promise<void> {
     const { files } = this.#deps;
-    for (const name of await files.list(this.path)) {
+    for (const name of await files.list(this.#root)) {
       if (name === storeName || name === currentLink || !isObsolete(name)) continue;
-      const found = await files.look(join(this.path, name));
+      const found = await files.look(join(this.#root, name));
       if (typeof found === 'object' && found.link === linkTarget(name)) {
-        await files.removeLink(join(this.path, name));
+        await files.removeLink(join(this.#root, name));
       }
     }
   }
 
   /** Where the link leads; undefined when there is nothing. Throws when somebody else has put something there. */
   async #requireOurs(name: string, expected: string): Promise<string | undefined> {
-    const path = join(this.path, name);
-    const found = await this.#deps.files.look(path);
+    const found = await this.#deps.files.look(join(this.#root, name));
     if (found === 'nothing') return undefined;
     const isOurs = name === currentLink ? isSetLink : (link: string) => link === expected;
     if (found !== 'something else' && isOurs(found.link)) return found.link;
     throw new AppError(
       'failed-precondition',
-      `"${path}" exists already and is not a link to ${expected}: it is not overwritten; move it away, or name ` +
+      `"${join(this.path, name)}" exists already and is not a link to ${expected}: it is not overwritten; move it away, or name ` +
         'another directory with --write-to or another file with --cert-name, --key-name or --bundle-name',
     );
   }
@@ -175,35 +191,53 @@ function isSetLink(link: string): boolean {
   return link.startsWith(`${storeName}/`) && isSetName(link.slice(storeName.length + 1));
 }
 
-/** Whoever can write the directory can put certificates of his own in place of ours. */
-async function makeOwnDirectory(path: string, deps: FileDirectoryDeps): Promise<void> {
+/** Whoever can write the directory can put certificates of his own in place of ours. `shown` is its name in errors. */
+async function makeOwnDirectory(
+  path: string,
+  shown: string,
+  deps: FileDirectoryDeps,
+): Promise<HeldDirectory> {
   try {
     await deps.files.makeDirectory(path, 0o755);
   } catch (error) {
     if (errnoOf(error) !== 'EEXIST') throw error;
   }
-  const found = await directoryFacts(path);
-  if (found === undefined) throw unusable(`"${path}" must be a directory`);
-  const uid = process.geteuid?.() ?? found.uid;
-  if (found.uid !== uid && found.uid !== 0) {
-    throw unusable(
-      `directory "${path}" belongs to uid ${found.uid}, who could replace the files; this is uid ${uid}: ` +
-        `run this command as uid ${found.uid}, or name another directory`,
-    );
-  }
-  if ((found.mode & 0o022) !== 0) {
-    throw unusable(
-      `directory "${path}" can be written by others (mode ${found.mode.toString(8).padStart(4, '0')}), who could ` +
-        `replace the files; name a directory in it, which is made then, such as "${join(path, 'svid')}", ` +
-        'or take the right away with chmod go-w',
-    );
+  const held = holdDirectory(path, shown);
+  const problem = ownershipProblem(held, shown);
+  if (problem === undefined) return held;
+  held.close();
+  throw unusable(problem);
+}
+
+function holdDirectory(path: string, shown: string): HeldDirectory {
+  try {
+    return new HeldDirectory(path);
+  } catch (error) {
+    const isOther = ['ENOTDIR', 'ELOOP'].includes(errnoOf(error) ?? '');
+    throw isOther ? unusable(`"${shown}" must be a directory`) : error;
   }
 }
 
+function ownershipProblem({ uid, mode }: HeldDirectory, path: string): string | undefined {
+  const own = process.geteuid?.() ?? uid;
+  if (uid !== own && uid !== 0) {
+    return (
+      `directory "${path}" belongs to uid ${uid}, who could replace the files; this is uid ${own}: ` +
+      `run this command as uid ${uid}, or name another directory`
+    );
+  }
+  if ((mode & 0o022) === 0) return undefined;
+  return (
+    `directory "${path}" can be written by others (mode ${mode.toString(8).padStart(4, '0')}), who could ` +
+    `replace the files; name a directory in it, which is made then, such as "${join(path, 'svid')}", ` +
+    'or take the right away with chmod go-w'
+  );
+}
+
 /** Runs steps on the directory; what the system refuses comes out as an error without the paths of single files. */
-async function steps(path: string, run: () => Promise<void>): Promise<void> {
+async function steps<T>(path: string, run: () => Promise<T>): Promise<T> {
   try {
-    await run();
+    return await run();
   } catch (error) {
     if (isAppError(error)) throw error;
     throw unusable(`cannot write files into "${path}": ${failureReason(error)}`);

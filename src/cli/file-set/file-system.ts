@@ -1,7 +1,6 @@
-import { constants } from 'node:fs';
+import { closeSync, constants, fstatSync, lstatSync, openSync } from 'node:fs';
 import {
   type FileHandle,
-  lstat,
   mkdir,
   open,
   readdir,
@@ -95,12 +94,42 @@ async function inDirectory(path: string, act: (directory: FileHandle) => Promise
   }
 }
 
-/** Whose a directory is and its permission bits; undefined for what is no directory. Throws Node's errors. */
-export async function directoryFacts(
-  path: string,
-): Promise<{ readonly uid: number; readonly mode: number } | undefined> {
-  const found = await lstat(path);
-  return found.isDirectory() ? { uid: found.uid, mode: found.mode & 0o7777 } : undefined;
+/**
+ * A directory that is held open. Whoever owns one above it can put another in its place at any moment, but not have
+ * us, who may be root, write and delete in that one.
+ */
+export class HeldDirectory {
+  /** Leads here whatever becomes of the name. */
+  readonly path: string;
+  readonly uid: number;
+  /** Permission bits. */
+  readonly mode: number;
+  readonly #named: string;
+  // A bare descriptor: a FileHandle that nobody closed is an error when it is collected.
+  readonly #fd: number;
+
+  /** Never through a link. Throws Node's errors. */
+  constructor(named: string) {
+    this.#named = named;
+    this.#fd = openSync(named, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW);
+    const { uid, mode } = fstatSync(this.#fd);
+    // What is in /proc is a link, its "." is not.
+    this.path = `/proc/self/fd/${this.#fd}/.`;
+    this.uid = uid;
+    this.mode = mode & 0o7777;
+  }
+
+  /** False once the name leads elsewhere, or nowhere. */
+  get isThere(): boolean {
+    const held = fstatSync(this.#fd);
+    const found = lstatSync(this.#named, { throwIfNoEntry: false });
+    return found?.ino === held.ino && found.dev === held.dev;
+  }
+
+  /** Once only. */
+  close(): void {
+    closeSync(this.#fd);
+  }
 }
 
 const reasons: Readonly<Record<string, string>> = {

@@ -1,9 +1,11 @@
-import { chmodSync, chownSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { startNode } from '../../testing/child-process.ts';
 import { tempDir } from '../../testing/temp-dir.ts';
 import { parsePid, signalReload } from './reload-signal.ts';
+
+const isRoot = process.getuid?.() === 0;
 
 const never = new AbortController().signal;
 
@@ -53,16 +55,25 @@ describe('a signal', () => {
   });
 
   it.each([
-    { name: 'what is no PID', path: () => pidFile('nginx\n'), says: /expected a process ID, got "nginx"/ },
-    { name: 'every process', path: () => pidFile('-1\n'), says: /expected a process ID/ },
-    { name: 'our process group', path: () => pidFile('0\n'), says: /expected a process ID/ },
-    { name: 'this process', path: () => pidFile(`${process.pid}`), says: /is this one/ },
+    { name: 'what is no PID', path: () => pidFile('nginx\n'), says: /its first line is no process ID$/ },
+    { name: 'every process', path: () => pidFile('-1\n'), says: /is no process ID/ },
+    { name: 'our process group', path: () => pidFile('0\n'), says: /is no process ID/ },
+    { name: 'this process', path: () => pidFile(`${process.pid}`), says: /names this very process/ },
     {
       name: 'a file that anybody can write',
       path: () => pidFile('4\n', 0o666),
       says: /others .* can write it/,
     },
     { name: 'a directory', path: () => tempDir(), says: /not a regular file/ },
+    {
+      name: 'the PID of another one through a link',
+      path: () => {
+        const link = join(tempDir(), 'app.pid');
+        symlinkSync(pidFile('1\n'), link);
+        return link;
+      },
+      says: /it is a link/,
+    },
     { name: 'a device', path: () => '/dev/zero', says: /not a regular file/ },
   ])('is not sent because of a file with $name', async ({ path, says }) => {
     await expect(signalReload('HUP', { pidFile: path() }).run(never)).rejects.toMatchObject({
@@ -71,8 +82,7 @@ describe('a signal', () => {
     });
   });
 
-  it("is not sent by root to a process of root because of another user's file", async () => {
-    if (process.getuid?.() !== 0) return;
+  it.runIf(isRoot)("is not sent by root to a process of root because of another user's file", async () => {
     const child = await listening();
     const path = pidFile(`${child.pid}\n`);
     chownSync(path, 1234, 1234);

@@ -55,8 +55,9 @@ async function pidFromFile(path: string): Promise<number> {
 
 async function readPidFile(path: string): Promise<{ readonly text: string; readonly uid: number }> {
   try {
-    // Without O_NONBLOCK, opening a FIFO put in its place would hang for ever.
-    const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    // Not through a link: a user's could lead root to the PID file of another. Without O_NONBLOCK, opening a FIFO put
+    // in its place would hang for ever.
+    const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOFOLLOW);
     try {
       const found = await file.stat();
       if (!found.isFile()) throw refused(path, 'it is not a regular file');
@@ -70,6 +71,7 @@ async function readPidFile(path: string): Promise<{ readonly text: string; reado
   } catch (error) {
     if (isAppError(error)) throw error;
     if (errnoOf(error) === 'ENOENT') throw new AppError('not-found', `there is no PID file "${path}"`);
+    if (errnoOf(error) === 'ELOOP') throw refused(path, 'it is a link; name the file that it leads to');
     throw refused(path, failureReason(error));
   }
 }
@@ -80,7 +82,10 @@ function pidIn(line: string, path: string): number {
   try {
     return parsePid(line);
   } catch (error) {
-    throw isAppError(error) ? refused(path, `its first line: ${error.message}`) : error;
+    // Its text would quote the line, and the file may not be one of PIDs at all but one of secrets.
+    const why =
+      line === String(process.pid) ? 'it names this very process' : 'its first line is no process ID';
+    throw isAppError(error) ? refused(path, why) : error;
   }
 }
 
