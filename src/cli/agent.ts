@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import type { AdminClient } from '../clients/admin/admin-client.ts';
 import type { AgentSummary } from '../clients/admin/agent-client.ts';
-import { AppError, isAppError } from '../runtime/error.ts';
+import { type AppError, isAppError } from '../runtime/error.ts';
 import { systemClock } from '../runtime/time.ts';
 import { EntryIndex } from '../server/registration/entry-index.ts';
 import type { RegistrationEntry } from '../spiffe/registration-entry.ts';
@@ -11,6 +11,7 @@ import { agentRow, countCommand, listCommand } from './agent-query.ts';
 import {
   command,
   noun,
+  refusalOf,
   type ServerOptions,
   several,
   throwRefusals,
@@ -45,7 +46,11 @@ function showCommand(): Command {
   );
   return withIds(show).action(async ([id]: readonly SpiffeId[], options: ServerOptions) => {
     if (id === undefined) return;
-    const agent = await withServer(options, (client, signal) => client.agents.get(id, { signal }));
+    const agent = await withServer(options, (client, signal) =>
+      client.agents.get(id, { signal }).catch((error: unknown) => {
+        throw isAppError(error) ? refusalOf(`agent "${id}"`, error, 'signet agent list') : error;
+      }),
+    );
     if (options.quiet) print(agent.id.toString());
     else printRecord(agentRow(agent), options.output);
   });
@@ -55,7 +60,7 @@ function banCommand(): Command {
   const ban = withServerOptions(
     command(
       'ban <id...>',
-      'take agents their access, for good: they cannot attest again until they are evicted; a running Envoy keeps the certificate it has until that expires',
+      "take agents' access away, for good: they cannot attest again until they are evicted; a running Envoy keeps the certificate it has until that expires",
       'signet agent ban spiffe://example.org/spire/agent/x509pop/0b5a…',
     ),
   );
@@ -122,7 +127,7 @@ async function removeAgents(
         removed.push(agent);
       } catch (error) {
         if (!isAppError(error)) throw error;
-        refusals.push(new AppError(error.code, `agent "${id}": ${error.message}`));
+        refusals.push(refusalOf(`agent "${id}"`, error, 'signet agent list'));
       }
     }
     report(removed, options, removal);

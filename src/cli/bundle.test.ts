@@ -150,6 +150,14 @@ describe('bundle show', () => {
     expect(await json('show')).toMatchObject({ trustDomain: 'example.org', sequence: 1, jwtKeyIds: [] });
   });
 
+  it('deletes those that are there, and says which are not', async () => {
+    const { run, setOther } = await start();
+    await setOther();
+    const { code, stdout, stderr } = await run('delete', 'never.org', 'other.org', 'other.org', 'gone.org');
+    expect({ code, stdout }).toEqual({ code: 3, stdout: 'deleted other.org\n' });
+    expect(stderr).toMatch(/^signet: bundle of "never.org": .*\nsignet: bundle of "gone.org": /);
+  });
+
   it('exits with 3 when there is none, and with 2 for what is no trust domain', async () => {
     const { run } = await start();
     const missing = await run('show', 'other.org');

@@ -14,7 +14,9 @@ import {
   command,
   noun,
   parsedBy,
+  refusalOf,
   type ServerOptions,
+  throwRefusals,
   WrongUsage,
   withServer,
   withServerOptions,
@@ -131,14 +133,18 @@ function deleteCommand(): Command {
         .default('restrict'),
     )
     .action(async (names: string[], options: ServerOptions & { mode: keyof typeof deleteModes }) => {
-      const trustDomains = names.map(trustDomainOf);
-      await withServer(options, (client, signal) =>
+      const trustDomains = [...new Map(names.map(trustDomainOf).map((one) => [one.name, one])).values()];
+      const refusals = await withServer(options, (client, signal) =>
         client.bundles.delete(trustDomains, { mode: options.mode, signal }),
       );
+      const deleted = trustDomains.map(({ name }) => name).filter((name) => !refusals.has(name));
       if (options.output !== 'table') {
-        const rows = trustDomains.map(({ name }) => ({ trustDomain: name }));
+        const rows = deleted.map((trustDomain) => ({ trustDomain }));
         printRows(rows, ['trustDomain'], options.output);
-      } else for (const { name } of trustDomains) print(options.quiet ? name : `deleted ${name}`);
+      } else for (const name of deleted) print(options.quiet ? name : `deleted ${name}`);
+      throwRefusals(
+        [...refusals].map(([name, error]) => refusalOf(`bundle of "${name}"`, error, 'signet bundle list')),
+      );
     });
 }
 

@@ -107,6 +107,12 @@ export function requireSocket(path: string, role: string, how: string, start: st
   );
 }
 
+/** The server's refusal about `what`; when there is no such thing, with the command that shows what there is. */
+export function refusalOf(what: string, error: AppError, list: string): AppError {
+  const next = error.code === 'not-found' ? `; see \`${list}\`` : '';
+  return new AppError(error.code, `${what}: ${error.message}${next}`);
+}
+
 /** Ends a command of which some parts were refused, with all that was said and the exit code of the first. */
 export function throwRefusals([first, ...others]: readonly AppError[]): void {
   if (first === undefined) return;
@@ -175,7 +181,7 @@ export function parsedBy<T>(parse: (text: string) => T): (text: string) => T {
 /** As `parsedBy`, for an option that may be given several times. */
 export function several<T>(
   parse: (text: string) => T,
-): (text: string, before: readonly T[] | undefined) => readonly T[] {
+): (text: string, before: readonly T[] | false | undefined) => readonly T[] {
   const parseOne = parsedBy(parse);
-  return (text, before) => [...(before ?? []), parseOne(text)];
+  return (text, before) => [...(before || []), parseOne(text)];
 }

@@ -11,7 +11,9 @@ import { parseEntries } from './entry-document.ts';
 import {
   changesOf,
   type EntryOptions,
-  showEntries,
+  listEntries,
+  namesFields,
+  showEntry,
   warnOfOpenSelectors,
   withEntryOptions,
 } from './entry-options.ts';
@@ -38,15 +40,17 @@ export function createCommand(): Command {
     if (spiffeId === undefined && data === undefined) {
       throw new WrongUsage('entry create needs --spiffe-id, or --data FILE');
     }
-    if (spiffeId !== undefined && data !== undefined) {
-      throw new WrongUsage('entry create takes --spiffe-id or --data FILE, not both');
+    if (data !== undefined && namesFields(options)) {
+      throw new WrongUsage(
+        'with --data FILE the file says all of each entry: leave out the options of one entry',
+      );
     }
     await withServer(options, async (client, signal) => {
       if (data === undefined) return createOne(options, client, signal);
       const { wanted, where } = await entriesFrom(data);
       for (const entry of wanted) warnOfOpenSelectors(entry.selectors);
       const created = await createAll({ client, wanted, where, signal });
-      showEntries(
+      listEntries(
         created.map(({ entry }) => entry),
         options,
       );
@@ -62,11 +66,8 @@ async function createOne(options: CreateOptions, client: AdminClient, signal: Ab
   for (const { entry, existed } of created) {
     if (existed)
       remark(`signet: entry ${entry.id} with this parent, ID and selectors exists already; unchanged`);
+    showEntry(entry, options);
   }
-  showEntries(
-    created.map(({ entry }) => entry),
-    options,
-  );
 }
 
 /** Creates them batch by batch; goes on when an entry is refused, and says which and why. */

@@ -6,21 +6,21 @@ import { moment, parsedBy, type ServerOptions, seconds, several } from './comman
 import { entryColumns, entryRow } from './entry-document.ts';
 import { print, printRecord, printRows, remark } from './output.ts';
 
-/** The fields of an entry as options. */
+/** The fields of an entry as options; false = without it, which only a change can say. */
 export interface EntryOptions extends ServerOptions {
   readonly id?: string;
   readonly spiffeId?: SpiffeId;
   readonly parent?: SpiffeId;
   readonly node?: boolean;
   readonly selector?: readonly Selector[];
-  readonly dns?: readonly string[];
-  readonly x509Ttl?: number;
-  readonly jwtTtl?: number;
-  readonly federatesWith?: readonly TrustDomain[];
+  readonly dns?: readonly string[] | false;
+  readonly x509Ttl?: number | false;
+  readonly jwtTtl?: number | false;
+  readonly federatesWith?: readonly TrustDomain[] | false;
   readonly admin?: boolean;
   readonly downstream?: boolean;
   readonly hint?: string;
-  readonly expires?: number;
+  readonly expires?: number | false;
 }
 
 /** Adds the options of `EntryOptions`, but for the id. */
@@ -52,6 +52,18 @@ export function withEntryOptions(target: Command): Command {
     .option('--expires <time>', 'when the entry ends, RFC 3339', moment);
 }
 
+/** Adds the options that take something away from an entry. */
+export function withoutOptions(target: Command): Command {
+  return target
+    .option('--no-dns', 'no DNS name')
+    .option('--no-x509-ttl', "the server's lifetime of X.509-SVIDs")
+    .option('--no-jwt-ttl', "the server's lifetime of JWT-SVIDs")
+    .option('--no-federates-with', 'no other trust domain')
+    .option('--no-admin', 'the holder may not administer the server')
+    .option('--no-downstream', 'the holder is no downstream server')
+    .option('--no-expires', 'the entry does not end');
+}
+
 /** What the options say about an entry; what they do not name stays out. */
 export function changesOf(options: EntryOptions, current: RegistrationEntry): Partial<NewEntry> {
   const parentId = options.node ? serverIdOf(current.spiffeId.trustDomain) : options.parent;
@@ -59,15 +71,36 @@ export function changesOf(options: EntryOptions, current: RegistrationEntry): Pa
     ...(options.spiffeId === undefined ? {} : { spiffeId: options.spiffeId }),
     ...(parentId === undefined ? {} : { parentId }),
     ...(options.selector === undefined ? {} : { selectors: options.selector }),
-    ...(options.dns === undefined ? {} : { dnsNames: options.dns }),
-    ...(options.x509Ttl === undefined ? {} : { x509SvidTtlSeconds: options.x509Ttl }),
-    ...(options.jwtTtl === undefined ? {} : { jwtSvidTtlSeconds: options.jwtTtl }),
-    ...(options.federatesWith === undefined ? {} : { federatesWith: options.federatesWith }),
+    ...(options.dns === undefined ? {} : { dnsNames: options.dns || [] }),
+    ...(options.x509Ttl === undefined ? {} : { x509SvidTtlSeconds: options.x509Ttl || 0 }),
+    ...(options.jwtTtl === undefined ? {} : { jwtSvidTtlSeconds: options.jwtTtl || 0 }),
+    ...(options.federatesWith === undefined ? {} : { federatesWith: options.federatesWith || [] }),
     ...(options.admin === undefined ? {} : { admin: options.admin }),
     ...(options.downstream === undefined ? {} : { downstream: options.downstream }),
     ...(options.hint === undefined ? {} : { hint: options.hint }),
-    ...(options.expires === undefined ? {} : { expiresAt: options.expires }),
+    ...(options.expires === undefined ? {} : { expiresAt: options.expires || 0 }),
   };
+}
+
+const fields = [
+  'id',
+  'spiffeId',
+  'parent',
+  'node',
+  'selector',
+  'dns',
+  'x509Ttl',
+  'jwtTtl',
+  'federatesWith',
+  'admin',
+  'downstream',
+  'hint',
+  'expires',
+] as const satisfies (keyof EntryOptions)[];
+
+/** Whether any field of an entry is named. */
+export function namesFields(options: EntryOptions): boolean {
+  return fields.some((field) => options[field] !== undefined);
 }
 
 /** A binary that anybody may start proves nothing about who started it. */
@@ -82,10 +115,14 @@ export function warnOfOpenSelectors(selectors: readonly Selector[]): void {
   );
 }
 
-/** Prints entries that were asked for or made: one as a record, several as a table. */
-export function showEntries(entries: readonly RegistrationEntry[], options: ServerOptions): void {
-  const [only] = entries;
+/** Prints one entry. */
+export function showEntry(entry: RegistrationEntry, options: ServerOptions): void {
+  if (options.quiet) print(entry.id);
+  else printRecord(entryRow(entry), options.output);
+}
+
+/** Prints entries as a list, however many there are. */
+export function listEntries(entries: readonly RegistrationEntry[], options: ServerOptions): void {
   if (options.quiet) for (const entry of entries) print(entry.id);
-  else if (only !== undefined && entries.length === 1) printRecord(entryRow(only), options.output);
   else printRows(entries.map(entryRow), entryColumns, options.output);
 }

@@ -6,8 +6,10 @@ import type { RegistrationEntry } from '../spiffe/registration-entry.ts';
 import {
   command,
   noun,
+  refusalOf,
   type ServerOptions,
   throwRefusals,
+  WrongUsage,
   withServer,
   withServerOptions,
 } from './command.ts';
@@ -15,9 +17,11 @@ import { createCommand } from './entry-create.ts';
 import {
   changesOf,
   type EntryOptions,
-  showEntries,
+  namesFields,
+  showEntry,
   warnOfOpenSelectors,
   withEntryOptions,
+  withoutOptions,
 } from './entry-options.ts';
 import { countCommand, listCommand } from './entry-query.ts';
 import { print, printRows, remark } from './output.ts';
@@ -43,20 +47,22 @@ function updateCommand(): Command {
       'signet entry update --id ENTRY-ID --selector unix:uid:1002 --x509-ttl 30m',
     ),
   ).requiredOption('--id <id>', 'the entry to change');
-  return withEntryOptions(update).action(async (options: EntryOptions & { id: string }) =>
-    withServer(options, async (client, signal) => {
-      const current = await client.entries.get(options.id, { signal });
+  return withoutOptions(withEntryOptions(update)).action(async (options: EntryOptions & { id: string }) => {
+    const { id, ...changes } = options;
+    if (!namesFields(changes)) throw new WrongUsage('say what to change, such as --selector unix:uid:1002');
+    await withServer(options, async (client, signal) => {
+      const current = await entryOf(id, client, signal);
       const updated = await client.entries.update({ ...current, ...changesOf(options, current) }, { signal });
       warnOfOpenSelectors(updated.selectors);
-      showEntries([updated], options);
+      showEntry(updated, options);
       if (isForPeople(options) && changesCertificates(current, updated)) {
         remark(
           'signet: agents take the change over at their next sync; what was issued before stays valid: ' +
             heldCertificates([current], systemClock.now()),
         );
       }
-    }),
-  );
+    });
+  });
 }
 
 function deleteCommand(): Command {
@@ -80,7 +86,9 @@ function deleteCommand(): Command {
         const gone = known.filter(({ id }) => deleted.includes(id));
         remark(`signet: ${heldCertificates(gone, systemClock.now())}`);
       }
-      throwRefusals([...refusals.values()]);
+      throwRefusals(
+        [...refusals].map(([id, error]) => refusalOf(`entry "${id}"`, error, 'signet entry list')),
+      );
     }),
   );
 }
@@ -88,6 +96,14 @@ function deleteCommand(): Command {
 /** Programs read the result alone. */
 function isForPeople(options: ServerOptions): boolean {
   return options.output === 'table' && options.quiet !== true;
+}
+
+async function entryOf(id: string, client: AdminClient, signal: AbortSignal): Promise<RegistrationEntry> {
+  try {
+    return await client.entries.get(id, { signal });
+  } catch (error) {
+    throw isAppError(error) ? refusalOf(`entry "${id}"`, error, 'signet entry list') : error;
+  }
 }
 
 /** What is known of them: an entry that is not there is the deletion's to report. */
@@ -111,8 +127,6 @@ function showCommand(): Command {
   return withServerOptions(
     command('show <id>', 'show one entry', 'signet entry show 0b5a1c7e-… -o json'),
   ).action(async (id: string, options: ServerOptions) =>
-    withServer(options, async (client, signal) =>
-      showEntries([await client.entries.get(id, { signal })], options),
-    ),
+    withServer(options, async (client, signal) => showEntry(await entryOf(id, client, signal), options)),
   );
 }

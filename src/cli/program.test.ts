@@ -122,8 +122,14 @@ describe('wrong usage exits with 2 and one line that says what was expected:', (
     {
       name: 'an entry twice',
       words: ['entry', 'create', '--spiffe-id', 'spiffe://a/b', '--data', 'f'],
-      says: 'not both',
+      says: 'the file says all of each entry',
     },
+    {
+      name: 'an option of one entry for a whole file',
+      words: ['entry', 'create', '--data', 'f', '--x509-ttl', '5m'],
+      says: 'the file says all of each entry',
+    },
+    { name: 'a change of nothing', words: ['entry', 'update', '--id', 'web'], says: 'say what to change' },
   ])('$name', async ({ words, says }) => {
     const { code, stdout, stderr } = await run(...words);
     expect(code).toBe(exitCodes.usage);
@@ -156,11 +162,20 @@ describe('a failure exits with 1 and one line without a stack:', () => {
 });
 
 describe('what is not there', () => {
-  it('exits with 3', async () => {
+  it.each([
+    { words: ['entry', 'show', 'nobody'], list: 'signet entry list' },
+    { words: ['entry', 'update', '--id', 'nobody', '--hint', ''], list: 'signet entry list' },
+    { words: ['entry', 'delete', 'nobody'], list: 'signet entry list' },
+    { words: ['agent', 'show', 'spiffe://example.org/spire/agent/x/nobody'], list: 'signet agent list' },
+    { words: ['agent', 'ban', 'spiffe://example.org/spire/agent/x/nobody'], list: 'signet agent list' },
+    { words: ['bundle', 'show', 'nobody'], list: 'signet bundle list' },
+    { words: ['bundle', 'delete', 'nobody'], list: 'signet bundle list' },
+  ])('is named, with what shows what there is: $words exits with 3', async ({ words, list }) => {
     const server = await TestServer.start();
-    const { code, stdout, stderr } = await run('entry', 'show', 'nobody', '--socket', server.adminSocket);
+    const { code, stdout, stderr } = await run(...words, '--socket', server.adminSocket);
     expect(code).toBe(exitCodes.notFound);
-    expect(stderr).toMatch(/^signet: [^\n]*\n$/);
+    expect(stderr).toMatch(/^signet: [^\n]*nobody[^\n]*\n$/);
+    expect(stderr).toContain(list);
     expect(stdout).toBe('');
   });
 });

@@ -5,7 +5,7 @@ import {
 import { type ClientChannel, callUnary } from '../../rpc/grpc-client.ts';
 import { bundleFromWire, bundleToWire } from '../../rpc/messages.ts';
 import { fromItemStatus } from '../../rpc/status.ts';
-import { AppError } from '../../runtime/error.ts';
+import type { AppError } from '../../runtime/error.ts';
 import type { Bundle } from '../../spiffe/bundle.ts';
 import type { TrustDomain } from '../../spiffe/spiffe-id.ts';
 import { type ClientCall, inBatches, limits, malformed, pageSize, received, requireAll } from '../answers.ts';
@@ -69,11 +69,11 @@ export class BundleClient {
     return received(bundleFromWire, results[0].bundle);
   }
 
-  /** Deletes bundles of other trust domains; throws the first failure, such as `not-found`, after all were tried. */
+  /** Deletes bundles of other trust domains; those that stayed come back with the reason, such as `not-found`. */
   async delete(
     trustDomains: readonly TrustDomain[],
     call: ClientCall & { readonly mode: keyof typeof deleteModes },
-  ): Promise<void> {
+  ): Promise<ReadonlyMap<string, AppError>> {
     const mode = deleteModes[call.mode];
     const results = await inBatches(trustDomains, async (batch) => {
       const request = { trustDomains: batch.map(({ name }) => name), mode };
@@ -86,9 +86,11 @@ export class BundleClient {
       requireAll(results, batch);
       return results;
     });
+    const refusals = new Map<string, AppError>();
     for (const { status, trustDomain } of results) {
       const error = fromItemStatus(status);
-      if (error !== undefined) throw new AppError(error.code, `bundle of "${trustDomain}": ${error.message}`);
+      if (error !== undefined) refusals.set(trustDomain, error);
     }
+    return refusals;
   }
 }

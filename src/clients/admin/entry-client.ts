@@ -7,7 +7,7 @@ import { Entry } from '../../gen/spire/api/types/entry.ts';
 import { type ClientChannel, callUnary } from '../../rpc/grpc-client.ts';
 import { entryFromWire, entryToWire, selectorToWire, spiffeIdToWire } from '../../rpc/messages.ts';
 import { fromItemStatus } from '../../rpc/status.ts';
-import { AppError, isAppError } from '../../runtime/error.ts';
+import { type AppError, isAppError } from '../../runtime/error.ts';
 import type { NewEntry, RegistrationEntry } from '../../spiffe/registration-entry.ts';
 import type { MatchBehavior, Selector } from '../../spiffe/selector.ts';
 import type { SpiffeId, TrustDomain } from '../../spiffe/spiffe-id.ts';
@@ -120,9 +120,7 @@ export class EntryClient {
       requireAll(results, batch);
       for (const { status, id } of results) {
         const error = fromItemStatus(status);
-        if (error !== undefined) {
-          refusals.set(id, new AppError(error.code, `entry "${id}": ${error.message}`));
-        }
+        if (error !== undefined) refusals.set(id, error);
       }
     }
     return refusals;
