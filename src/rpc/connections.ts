@@ -15,7 +15,10 @@ export interface ConnectionGroup {
   readonly name: string;
   /** 0 = no limit. */
   readonly limit: number;
-  /** At the limit the oldest makes room for the newcomer, which otherwise is refused. */
+  /**
+   * At the group's limit its oldest makes room for the newcomer, which otherwise is refused; at that of all groups
+   * together the oldest of the largest, if that is larger than the newcomer's: one who opens many keeps nobody out.
+   */
   readonly dropsOldest?: boolean;
 }
 
@@ -59,8 +62,13 @@ export class ConnectionTable {
       this.#dropOldest(name);
     }
     if (this.#limit === 0 || this.#byToken.size < this.#limit) return true;
-    this.#refusals.write('warn', { limit: this.#limit }, 'connection refused: too many connections are open');
-    return false;
+    const largest = group?.dropsOldest === true ? this.#largerGroupThan(group.name) : undefined;
+    const what = largest === undefined ? 'connection refused' : 'connection closed to make room';
+    const fields = { limit: this.#limit, ...(largest === undefined ? {} : { group: largest }) };
+    this.#refusals.write('warn', fields, `${what}: too many connections are open`);
+    if (largest === undefined) return false;
+    this.#dropOldest(largest);
+    return true;
   }
 
   /** Puts the connection into the table until it closes; `onClose` is called then. Returns who is at the other end. */
@@ -134,6 +142,18 @@ export class ConnectionTable {
 
   #hasRoom({ name, limit }: ConnectionGroup): boolean {
     return limit === 0 || (this.#inGroup.get(name)?.size ?? 0) < limit;
+  }
+
+  /** The largest group; undefined when none has two connections, or more than this one. */
+  #largerGroupThan(name: string): string | undefined {
+    let size = Math.max(1, this.#inGroup.get(name)?.size ?? 0);
+    let largest: string | undefined;
+    for (const [other, members] of this.#inGroup) {
+      if (members.size <= size) continue;
+      size = members.size;
+      largest = other;
+    }
+    return largest;
   }
 
   #dropOldest(group: string): void {

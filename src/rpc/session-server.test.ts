@@ -42,7 +42,7 @@ describe('a connection', () => {
 
   it('that is old is asked to go, without an error, and ends when its calls have', async () => {
     const finish = Promise.withResolvers<void>();
-    const { listener } = await startTls({ maxConnectionAgeMs: 100, check: () => finish.promise });
+    const { listener } = await startTls({ maxConnectionAgeMs: 500, check: () => finish.promise });
     const session = await sessionTo(listener.address);
     const request = session.request({
       ':method': 'POST',

@@ -96,7 +96,8 @@ describe('an error from another implementation', () => {
     const method = { path: '/signet.Test/Call', requestSerialize: bytes, responseDeserialize: bytes };
     await expect(callUnary(channel, method, Buffer.alloc(0))).rejects.toMatchObject({
       code: 'unavailable',
-      message: 'cannot connect: connect ENOENT /nonexistent/signet.sock',
+      message:
+        'cannot connect: connect ENOENT /nonexistent/signet.sock; nobody listens there: start it, or name another address',
     });
     channel.close();
   });
@@ -105,7 +106,8 @@ describe('an error from another implementation', () => {
     {
       details:
         'No connection established. Last error: Error: connect ECONNREFUSED 127.0.0.1:1. Resolution note: ',
-      message: 'cannot connect: connect ECONNREFUSED 127.0.0.1:1',
+      message:
+        'cannot connect: connect ECONNREFUSED 127.0.0.1:1; nobody listens there: start it, or name another address',
     },
     {
       details:

@@ -67,7 +67,9 @@ function plainReason(details: string): string {
     /^No connection established\. Last error: (?:\w*Error: )?(.*?)(?: \(\S+Z\))?\. Resolution note: /.exec(
       details,
     ) ?? [];
-  return why === undefined ? details : `cannot connect: ${why}`;
+  if (why === undefined) return details;
+  const isNobody = /\b(?:ECONNREFUSED|ENOENT)\b/.test(why);
+  return `cannot connect: ${why}${isNobody ? '; nobody listens there: start it, or name another address' : ''}`;
 }
 
 /** The status of one item of a batch (`spire.api.types.Status`); without an error OK. */

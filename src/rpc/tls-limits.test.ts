@@ -29,7 +29,9 @@ describe('a TLS client that says nothing', () => {
     const { listener } = await startTls({ handshakeTimeoutMs: 100 });
     const idle = connectTcp(portOf(listener.address), '127.0.0.1');
     await closed(idle);
-    expect(await call(tlsChannelTo(listener.address))).toEqual(serving);
+    // On a busy machine an honest client may need more than one attempt, too.
+    const honest = tlsChannelTo(listener.address);
+    await eventually(async () => expect(await call(honest)).toEqual(serving));
   });
 
   it('keeps nobody else out, not even in a crowd of 600', async () => {

@@ -66,6 +66,7 @@ describe('a TLS client', () => {
       name: 'that has expired',
       make: () =>
         root.issue(agentId, { notBeforeMs: Date.now() - 2 * hourMs, notAfterMs: Date.now() - hourMs }),
+      text: 'does not verify: CERT_HAS_EXPIRED',
     },
     {
       name: 'that is not valid yet',

@@ -162,9 +162,9 @@ function clientOf(socket: TLSSocket, address: string, verifyClient: VerifyClient
     if (certificate === undefined) return { kind: 'anonymous', address };
     const claimed = requireOneUri(certificate);
     if (!socket.authorized) {
-      throw refused(
-        `the client certificate of "${claimed}" does not verify: ${socket.authorizationError?.message ?? 'unknown reason'}`,
-      );
+      // On this side of a connection Node gives OpenSSL's name for it, a text, whatever its types say.
+      const reason = String(socket.authorizationError ?? 'unknown reason');
+      throw refused(`the client certificate of "${claimed}" does not verify: ${reason}`);
     }
     // OpenSSL has all roots in one pool; this check uses only those of the certificate's own trust domain.
     return { kind: 'svid', id: verifyClient(chain), certificate, address };

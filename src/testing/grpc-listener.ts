@@ -10,6 +10,7 @@ import { type ClientChannel, unixChannel } from '../rpc/grpc-client.ts';
 import { GrpcListener } from '../rpc/grpc-server.ts';
 import { bidi, type CallContext, type GrpcService, serverStream, serviceOf, unary } from '../rpc/handlers.ts';
 import { createLogger, type Logger } from '../runtime/log.ts';
+import { eventually } from './eventually.ts';
 import { tempDir } from './temp-dir.ts';
 
 type UnixOptions = Parameters<typeof GrpcListener.unix>[0];
@@ -79,13 +80,11 @@ export function sampleServices(handlers: {
   return [health, entries];
 }
 
-/** Polls until `isSo`; fails loudly after a while. For what has no event to wait for. */
-export async function until(isSo: () => boolean, what: string, withinMs = 5_000): Promise<void> {
-  const deadline = performance.now() + withinMs;
-  while (!isSo()) {
-    if (performance.now() > deadline) throw new Error(`not within ${withinMs} ms: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 5));
-  }
+/** Polls until `isSo`, as patiently as `eventually`; fails saying `what`. For what has no event to wait for. */
+export function until(isSo: () => boolean, what: string): Promise<void> {
+  return eventually(() => {
+    if (!isSo()) throw new Error(`it did not come to this: ${what}`);
+  });
 }
 
 /** Resolves when the socket has closed, whether or not with an error. */
