@@ -75,7 +75,17 @@ describe('refuses', () => {
     {
       name: 'a partitioned list',
       fields: { extensions: [encodeExtension('2.5.29.28', true, sequence())] },
-      says: 'not supported: 2.5.29.28',
+      says: 'issuing distribution point .* is not supported',
+    },
+    {
+      name: 'a list of a part of the certificates that does not say it loud',
+      fields: { extensions: [encodeExtension('2.5.29.28', false, sequence())] },
+      says: 'issuing distribution point .* is not supported',
+    },
+    {
+      name: 'a list that is limited in a way nobody knows',
+      fields: { extensions: [encodeExtension('2.5.29.99', true, sequence())] },
+      says: 'not supported: 2.5.29.99',
     },
     {
       name: 'an entry of another issuer',

@@ -13,6 +13,8 @@ const MAX_LIST_BYTES = 4 * 1024 * 1024;
 const MAX_LISTS = 64;
 /** RFC 5280 §5.2.4: holds only what changed since another list, so it must never stand alone. */
 const DELTA_CRL_INDICATOR = '2.5.29.27';
+/** RFC 5280 §5.2.5: may limit the list to some of the issuer's certificates. It must be critical, and not all obey. */
+const ISSUING_DISTRIBUTION_POINT = '2.5.29.28';
 /** RFC 5280 §4.1.2.2. */
 const MAX_SERIAL_BYTES = 20;
 
@@ -147,6 +149,10 @@ function readListExtensions(fields: DerReader): ReadonlyMap<string, Extension> {
   inner.end('crlExtensions');
   if (extensions.has(DELTA_CRL_INDICATOR))
     throw malformed('a delta list is not supported; give complete lists');
+  if (extensions.has(ISSUING_DISTRIBUTION_POINT))
+    throw malformed(
+      `an issuing distribution point (${ISSUING_DISTRIBUTION_POINT}) is not supported; give complete lists`,
+    );
   refuseCritical(extensions, [extensionOids.authorityKeyId]);
   return extensions;
 }
