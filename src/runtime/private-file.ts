@@ -83,19 +83,20 @@ export interface DirectoryLock {
 
 /**
  * Takes the directory for this process by flock on `PATH/lock`; when another holds it, throws
- * `failed-precondition` with that process's PID. The file itself means nothing and stays.
+ * `failed-precondition` with that process's PID. The file itself means nothing and stays. `shown` is the directory's
+ * name in errors.
  */
-export async function lockDirectory(path: string): Promise<DirectoryLock> {
+export async function lockDirectory(path: string, shown = path): Promise<DirectoryLock> {
   const lockPath = join(path, 'lock');
   // A bare descriptor: a FileHandle would be closed by the garbage collector, and the lock would go with it.
-  const fd = openLockFile(lockPath);
+  const fd = openLockFile(lockPath, shown);
   try {
-    if (!nativeAddon().lockFile(fd)) throw unusable(`"${path}" is in use by ${holderOf(lockPath)}`);
+    if (!nativeAddon().lockFile(fd)) throw unusable(`"${shown}" is in use by ${holderOf(lockPath)}`);
     ftruncateSync(fd, 0);
     writeSync(fd, `${process.pid}\n`, 0);
   } catch (error) {
     closeSync(fd);
-    throw error instanceof AppError ? error : unusable(`cannot lock "${lockPath}"`, error);
+    throw error instanceof AppError ? error : unusable(`cannot lock "${join(shown, 'lock')}"`, error);
   }
   let isHeld = true;
   return {
@@ -107,11 +108,11 @@ export async function lockDirectory(path: string): Promise<DirectoryLock> {
   };
 }
 
-function openLockFile(lockPath: string): number {
+function openLockFile(lockPath: string, shown: string): number {
   try {
     return openSync(lockPath, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600);
   } catch (cause) {
-    throw unusable(`cannot lock "${lockPath}"`, cause);
+    throw unusable(`cannot lock "${join(shown, 'lock')}"`, cause);
   }
 }
 

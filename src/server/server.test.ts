@@ -4,6 +4,7 @@ import { AgentService } from '../gen/spire/api/server/agent/v1/agent.ts';
 import { callUnary } from '../rpc/grpc-client.ts';
 import { isAppError } from '../runtime/error.ts';
 import { SpiffeId } from '../spiffe/spiffe-id.ts';
+import { testEntry } from '../testing/registration-entry.ts';
 import { noAbort, TestServer } from '../testing/test-server.ts';
 
 const hourMs = 3_600_000;
@@ -58,6 +59,19 @@ describe('a server', () => {
       if (isKept) await expect(create()).rejects.toMatchObject({ code: 'already-exists' });
       else await create();
     }
+  });
+
+  it('deletes entries that have expired', async () => {
+    const server = await TestServer.start();
+    const expiresAt = Math.floor(server.clock.now() / 1000) + 3600;
+    const [gone, left] = [testEntry({ id: 'gone', expiresAt }), testEntry({ id: 'left' })];
+    const spiffeId = SpiffeId.parse('spiffe://example.org/stays');
+    await server.admin.entries.create([gone, { ...left, spiffeId }], call);
+    server.clock.stepWallClock(hourMs);
+    await server.clock.advance(300_000);
+    await expect
+      .poll(async () => (await server.admin.entries.list(call)).map(({ id }) => id))
+      .toEqual(['left']);
   });
 
   it.each(['8081', 'localhost', 'localhost:65536', '[::1:80', '[127.0.0.1]:80', ''])(

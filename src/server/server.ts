@@ -6,12 +6,13 @@ import type { Logger } from '../runtime/log.ts';
 import type { Clock } from '../runtime/time.ts';
 import type { ServerConfig } from './config.ts';
 import { adminListener, tlsListener } from './listeners.ts';
+import type { Entries } from './registration/entries.ts';
 import { openRooms, type ServerParts } from './rooms.ts';
 import { serverApis } from './server-apis.ts';
 
 /** Expired tokens are kept this long, so that their late use is told from an unknown token. */
 const tokenMemorySeconds = 86_400;
-const pruneEveryMs = 600_000;
+const pruneEveryMs = 300_000;
 
 /** Where a running server can be reached. */
 export interface ServerAddresses {
@@ -43,7 +44,7 @@ export async function runServer(
         addresses.listen = listener.address;
         listeners.push(listener);
       }),
-      pruning(store, clock, log),
+      pruning(store, rooms.entries, { clock, log }),
     ],
     { signal: options.signal, log, onReady: () => options.onReady(addresses) },
   );
@@ -61,7 +62,11 @@ async function requireSameTrustDomain({ store, trustDomain }: ServerParts): Prom
   );
 }
 
-function pruning(store: DataStore, clock: Clock, log: Logger): Service {
+function pruning(
+  store: DataStore,
+  entries: Entries,
+  { clock, log }: { readonly clock: Clock; readonly log: Logger },
+): Service {
   return {
     name: 'pruning',
     async run(signal, ready) {
@@ -69,9 +74,17 @@ function pruning(store: DataStore, clock: Clock, log: Logger): Service {
       while (!signal.aborted) {
         await clock.sleep(pruneEveryMs, signal);
         if (signal.aborted) break;
+        const now = Math.floor(clock.now() / 1000);
         await store.tokens
-          .prune(Math.floor(clock.now() / 1000) - tokenMemorySeconds)
+          .prune(now - tokenMemorySeconds)
           .catch((error: unknown) => log.warn({ error }, 'expired join tokens could not be pruned'));
+        try {
+          for (const { id, spiffeId } of await entries.prune(now)) {
+            log.info({ entryId: id, spiffeId: spiffeId.toString() }, 'entry has expired and was deleted');
+          }
+        } catch (error) {
+          log.warn({ error }, 'expired entries could not be pruned');
+        }
       }
     },
   };

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import type { KeyManager, ManagedKey } from '../../plugin-api/key-manager.ts';
 import { AppError } from '../../runtime/error.ts';
 import { ensurePrivateDirectory, readPrivateFile, writePrivateFile } from '../../runtime/private-file.ts';
+import { SerialQueue } from '../../runtime/serial-queue.ts';
 import { generatePrivateKey, type KeyType } from '../../x509/signature.ts';
 import {
   checkKeyId,
@@ -22,7 +23,7 @@ const leftOver = /^\..+\.pem\.[0-9a-f]+\.tmp$/;
 export class DiskKeyManager implements KeyManager {
   readonly #directory: string;
   readonly #keys: Map<string, SoftwareKey>;
-  #lastChange: Promise<unknown> = Promise.resolve();
+  readonly #changes = new SerialQueue();
 
   private constructor(directory: string, keys: Map<string, SoftwareKey>) {
     this.#directory = directory;
@@ -84,9 +85,7 @@ export class DiskKeyManager implements KeyManager {
 
   /** One change at a time: else file and memory could end up with different keys under one id. */
   #inTurn(change: () => Promise<void>): Promise<void> {
-    const turn = this.#lastChange.then(change);
-    this.#lastChange = turn.catch(() => undefined);
-    return turn;
+    return this.#changes.run(change);
   }
 }
 

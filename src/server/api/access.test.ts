@@ -1,4 +1,5 @@
 import { beforeAll, describe, expect, it } from 'vitest';
+import type { AgentStore } from '../../plugin-api/data-store.ts';
 import type { Caller } from '../../rpc/caller.ts';
 import { isAppError } from '../../runtime/error.ts';
 import { silentLogger } from '../../runtime/log.ts';
@@ -47,6 +48,12 @@ const callers = {
   'a banned agent': { kinds: [], reason: 'AGENT_BANNED' },
   'an agent that nobody knows': { kinds: [], reason: 'AGENT_NOT_ATTESTED' },
   'a workload': { kinds: [], reason: 'AGENT_NOT_ATTESTED' },
+  'an administrator by setting, who is an agent': { kinds: ['admin', 'agent'] },
+  'an administrator by setting, who is a banned agent': { kinds: [], reason: 'AGENT_BANNED' },
+  'an administrator by setting, who is an agent that nobody knows': {
+    kinds: [],
+    reason: 'AGENT_NOT_ATTESTED',
+  },
   'somebody without a certificate': { kinds: [] },
   'a process on a socket for workloads': { kinds: [] },
 } as const satisfies Record<string, { kinds: readonly CallerKind[]; reason?: string }>;
@@ -59,7 +66,9 @@ async function everybody() {
   const store = await openTestStore({ dataDir, clock });
   const bundles = await BundleKeeper.load({ trustDomain, store: store.bundles, log: silentLogger });
   const index = new EntryIndex(trustDomain);
-  const adminIds = [id('/ops'), id('/ops-expired'), SpiffeId.parse('spiffe://foreign.org/ops')];
+  const adminAgents = ['good', 'banned', 'unknown'].map((name) => id(`/spire/agent/admin-${name}`));
+  const foreignAdmin = SpiffeId.parse('spiffe://foreign.org/ops');
+  const adminIds = [id('/ops'), id('/ops-expired'), foreignAdmin, ...adminAgents];
   const access = new Access({ trustDomain, agents: store.agents, index, bundles, adminIds, clock });
   const now = clock.now() / 1000;
   const admin = { admin: true, parentId: id('/spire/agent/current') };
@@ -102,13 +111,14 @@ async function everybody() {
   await known('/spire/agent/stolen');
   const banned = await known('/spire/agent/banned');
   await store.agents.ban(banned.id);
-  const foreign = SpiffeId.parse('spiffe://foreign.org/ops');
+  const bannedAdmin = await known('/spire/agent/admin-banned');
+  await store.agents.ban(bannedAdmin.id);
 
   const all: Record<CallerName, Caller> = {
     'the admin socket': { kind: 'local' },
     'an administrator by entry': await svid('/admin'),
     'an administrator by setting': await svid('/ops'),
-    'an administrator by setting, of another trust domain': { ...(await svid('/web')), id: foreign },
+    'an administrator by setting, of another trust domain': { ...(await svid('/web')), id: foreignAdmin },
     'a downstream server': await svid('/downstream'),
     'a downstream server whose certificate has expired': await svid('/downstream', clock.now()),
     'a downstream server whose entry has expired': await svid('/former-downstream'),
@@ -122,6 +132,11 @@ async function everybody() {
     'a banned agent': banned,
     'an agent that nobody knows': await svid('/spire/agent/unknown'),
     'a workload': await svid('/web'),
+    'an administrator by setting, who is an agent': await known('/spire/agent/admin-good'),
+    'an administrator by setting, who is a banned agent': bannedAdmin,
+    'an administrator by setting, who is an agent that nobody knows': await svid(
+      '/spire/agent/admin-unknown',
+    ),
     'somebody without a certificate': { kind: 'anonymous', address: '127.0.0.1:1' },
     'a process on a socket for workloads': { kind: 'process', peer: {}, connection: {} } as unknown as Caller,
   };
@@ -243,6 +258,23 @@ describe('an agent in good standing', () => {
       serial: after.certificate.serialDecimal,
       newSerial: '',
     });
+  });
+
+  it('is refused with a renewed certificate that another renewal overtakes while it is looked up', async () => {
+    const { store, all, svid, renewed, bundles, clock } = await everybody();
+    const { after } = await renewed('/spire/agent/rotating');
+    const { serialDecimal: serial } = (await svid('/spire/agent/rotating')).certificate;
+    const agents: Pick<AgentStore, 'find' | 'promoteSerial'> = {
+      find: (agent) => store.agents.find(agent),
+      promoteSerial: async (agent, promoted) => {
+        await store.agents.recordRenewal(agent, { serial, expiresAt: 0 });
+        return store.agents.promoteSerial(agent, promoted);
+      },
+    };
+    const index = new EntryIndex(trustDomain);
+    const access = new Access({ trustDomain, agents, index, bundles, adminIds: [], clock });
+    expect(await refusalOf(access, all['an agent'], sync)).toBeUndefined();
+    expect(await refusalOf(access, after, sync)).toBe('AGENT_NOT_ACTIVE');
   });
 
   it('may use its new certificate in many calls at once', async () => {

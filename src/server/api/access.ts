@@ -2,7 +2,7 @@ import type { AgentRecord, AgentStore } from '../../plugin-api/data-store.ts';
 import type { Caller } from '../../rpc/caller.ts';
 import { AppError } from '../../runtime/error.ts';
 import type { Clock } from '../../runtime/time.ts';
-import type { SpiffeId, TrustDomain } from '../../spiffe/spiffe-id.ts';
+import { isReservedPath, type SpiffeId, type TrustDomain } from '../../spiffe/spiffe-id.ts';
 import type { Certificate } from '../../x509/certificate.ts';
 import type { BundleKeeper } from '../bundles/bundle-keeper.ts';
 import type { EntryIndex } from '../registration/entry-index.ts';
@@ -12,7 +12,7 @@ type SvidCaller = Caller & { kind: 'svid' };
 
 interface Deps {
   readonly trustDomain: TrustDomain;
-  readonly agents: AgentStore;
+  readonly agents: Pick<AgentStore, 'find' | 'promoteSerial'>;
   readonly index: EntryIndex;
   readonly bundles: BundleKeeper;
   readonly adminIds: readonly SpiffeId[];
@@ -35,7 +35,11 @@ export class Access {
     if (allowed.includes('any')) return;
     if (caller.kind === 'local' && allowed.includes('local')) return;
     if (caller.kind === 'svid') {
-      if (allowed.includes('admin') && this.#isAdmin(caller)) return;
+      if (allowed.includes('admin') && this.#isAdmin(caller)) {
+        // `adminIds` may name an agent: a ban and a renewal hold for it as for others.
+        if (isReservedPath(caller.id.path)) await this.requireAgent(caller);
+        return;
+      }
       if (allowed.includes('downstream') && this.#isDownstream(caller)) return;
       if (allowed.includes('agent')) {
         await this.requireAgent(caller);
@@ -63,7 +67,9 @@ export class Access {
     const serial = certificate.serialDecimal;
     if (serial === record.serial) return record;
     if (record.newSerial !== '' && serial === record.newSerial) {
-      return this.#deps.agents.promoteSerial(record.id, serial);
+      const promoted = await this.#deps.agents.promoteSerial(record.id, serial);
+      // It may have renewed, or have attested, again meanwhile.
+      if (promoted.serial === serial) return promoted;
     }
     throw denied('agent SVID is not active', 'AGENT_NOT_ACTIVE');
   }

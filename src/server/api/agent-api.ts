@@ -19,14 +19,14 @@ import type { AgentStore, JoinTokenStore } from '../../plugin-api/data-store.ts'
 import type { Caller } from '../../rpc/caller.ts';
 import { bidi, type CallContext, serviceOf, unary } from '../../rpc/handlers.ts';
 import { spiffeIdFromWire } from '../../rpc/messages.ts';
-import { AppError, isAppError } from '../../runtime/error.ts';
+import { AppError } from '../../runtime/error.ts';
 import type { Clock } from '../../runtime/time.ts';
 import { isReservedPath, type SpiffeId, type TrustDomain } from '../../spiffe/spiffe-id.ts';
 import type { NodeAttestation } from '../attestation/node-attestation.ts';
 import type { Agents } from '../registration/agents.ts';
 import { agentToWire, countAgents, listAgents } from './agent-list.ts';
 import { attestAgent } from './attest-agent.ts';
-import { svidToWire } from './messages.ts';
+import { explained, svidToWire } from './messages.ts';
 
 const maxJoinTokenTtlSeconds = 30 * 86_400;
 const minJoinTokenBytes = 16;
@@ -114,11 +114,7 @@ function agentIdFrom({ trustDomain }: Deps, wire: SPIFFEID | undefined): SpiffeI
 }
 
 function parsed(wire: SPIFFEID): SpiffeId {
-  try {
-    return spiffeIdFromWire(wire);
-  } catch (error) {
-    throw isAppError(error) ? invalidAgentId(error.message) : error;
-  }
+  return explained('invalid agent ID', () => spiffeIdFromWire(wire));
 }
 
 function invalidAgentId(why: string): AppError {

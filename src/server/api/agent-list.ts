@@ -9,7 +9,7 @@ import type { Agent, AgentMask } from '../../gen/spire/api/types/agent.ts';
 import type { AgentFilter, AgentRecord, AgentStore } from '../../plugin-api/data-store.ts';
 import { selectorToWire, spiffeIdToWire } from '../../rpc/messages.ts';
 import { AppError } from '../../runtime/error.ts';
-import { encodePageToken, parsePageToken } from './page-token.ts';
+import { pageOf, parsePage } from './page-token.ts';
 import { selectorMatchFromWire } from './selector-match.ts';
 
 /** What `spire-server agent list` asks for; a larger page is cut to it. */
@@ -20,23 +20,14 @@ export async function listAgents(
   agents: AgentStore,
   request: ListAgentsRequest,
 ): Promise<ListAgentsResponse> {
-  const { pageSize, pageToken, outputMask } = request;
-  if (pageSize < 0) throw new AppError('invalid-argument', 'page size must not be negative');
-  const filter = agentFilterFromWire(request.filter);
-  const afterId = parsePageToken(pageToken) ?? '';
-  if (pageSize === 0) {
-    const all = await agents.list({ ...filter, afterId });
-    return { agents: all.map((agent) => agentToWire(agent, outputMask)), nextPageToken: '' };
-  }
-  const limit = Math.min(pageSize, maxPage);
-  // One more than the page tells whether another one follows.
-  const found = await agents.list({ ...filter, afterId, limit: limit + 1 });
-  const page = found.slice(0, limit);
-  const last = found.length > limit ? page.at(-1) : undefined;
-  return {
-    agents: page.map((agent) => agentToWire(agent, outputMask)),
-    nextPageToken: last === undefined ? '' : encodePageToken(last.id.toString()),
-  };
+  const wanted = parsePage(request, maxPage);
+  const found = await agents.list({
+    ...agentFilterFromWire(request.filter),
+    afterId: wanted.afterId ?? '',
+    ...(wanted.limit === undefined ? {} : { limit: wanted.limit }),
+  });
+  const { page, nextPageToken } = pageOf(found, wanted, ({ id }) => id.toString());
+  return { agents: page.map((agent) => agentToWire(agent, request.outputMask)), nextPageToken };
 }
 
 /** Throws `invalid-argument`. */

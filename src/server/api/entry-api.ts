@@ -22,7 +22,7 @@ import { EntryEncoder } from './entry-encoder.ts';
 import { maskEntry } from './entry-mask.ts';
 import { entryFilterFromWire } from './entry-query.ts';
 import { syncAuthorizedEntries } from './entry-sync.ts';
-import { encodePageToken, parsePageToken } from './page-token.ts';
+import { pageOf, parsePage } from './page-token.ts';
 
 interface Deps {
   readonly trustDomain: TrustDomain;
@@ -82,18 +82,13 @@ async function getEntry(entries: Entries, { id, outputMask }: GetEntryRequest): 
 function listEntries(
   { index, trustDomain }: Deps,
   encoder: EntryEncoder,
-  { filter, outputMask, pageSize, pageToken }: ListEntriesRequest,
+  request: ListEntriesRequest,
 ): Buffer {
-  if (pageSize < 0) throw new AppError('invalid-argument', 'page size must not be negative');
-  const afterId = parsePageToken(pageToken);
-  // One more than wanted tells whether there is another page; 0 is all in one.
-  const limit = pageSize === 0 ? undefined : pageSize + 1;
-  const found = index.list(entryFilterFromWire(filter, trustDomain), { afterId, limit });
-  const page = limit === undefined ? found : found.slice(0, pageSize);
-  const last = page.length < found.length ? page.at(-1) : undefined;
-  const nextPageToken = last === undefined ? '' : encodePageToken(last.id);
+  const wanted = parsePage(request);
+  const found = index.list(entryFilterFromWire(request.filter, trustDomain), wanted);
+  const { page, nextPageToken } = pageOf(found, wanted, ({ id }) => id);
   return encodedMessage([
-    { field: entriesField, messages: encoder.entries(page, outputMask) },
+    { field: entriesField, messages: encoder.entries(page, request.outputMask) },
     ListEntriesResponse.encode({ entries: [], nextPageToken }).finish(),
   ]);
 }

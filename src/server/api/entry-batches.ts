@@ -19,7 +19,7 @@ import type { Entries } from '../registration/entries.ts';
 import { encodedMessage } from './encoded-message.ts';
 import type { EntryEncoder } from './entry-encoder.ts';
 import { mergeEntry } from './entry-mask.ts';
-import { failedStatus } from './messages.ts';
+import { failedStatus, requireBatch } from './messages.ts';
 
 const maxBatch = 1000;
 
@@ -48,7 +48,7 @@ export function entryBatches(deps: Deps) {
 
 async function batchCreate(deps: Deps, request: BatchCreateEntryRequest, log: Logger): Promise<Buffer> {
   const { entries, encoder } = deps;
-  requireBatch(request.entries);
+  requireBatch(request.entries, maxBatch);
   const wanted = attemptEach(request.entries, entryFromWire);
   const results = await forAccepted<RegistrationEntry, EntryCreation>(wanted, (accepted) =>
     entries.create(accepted),
@@ -58,7 +58,7 @@ async function batchCreate(deps: Deps, request: BatchCreateEntryRequest, log: Lo
     request.outputMask,
     results.map((result) =>
       isAppError(result)
-        ? { status: failedStatus(explained(result, 'create'), log), entry: undefined }
+        ? { status: failedStatus(inWords(result, 'create'), log), entry: undefined }
         : { status: result.created ? itemStatus() : similar, entry: result.entry },
     ),
   );
@@ -66,7 +66,7 @@ async function batchCreate(deps: Deps, request: BatchCreateEntryRequest, log: Lo
 
 async function batchUpdate(deps: Deps, request: BatchUpdateEntryRequest, log: Logger): Promise<Buffer> {
   const { entries, encoder } = deps;
-  requireBatch(request.entries);
+  requireBatch(request.entries, maxBatch);
   const results = await entries.update(
     request.entries.map((wire) => ({
       id: wire.id,
@@ -78,7 +78,7 @@ async function batchUpdate(deps: Deps, request: BatchUpdateEntryRequest, log: Lo
     request.outputMask,
     results.map((result) =>
       isAppError(result)
-        ? { status: failedStatus(explained(result, 'update'), log), entry: undefined }
+        ? { status: failedStatus(inWords(result, 'update'), log), entry: undefined }
         : { status: itemStatus(), entry: result },
     ),
   );
@@ -89,7 +89,7 @@ async function batchDelete(
   { ids }: BatchDeleteEntryRequest,
   log: Logger,
 ): Promise<BatchDeleteEntryResponse> {
-  requireBatch(ids);
+  requireBatch(ids, maxBatch);
   const wanted = attemptEach(ids, (id) => {
     if (id === '') throw new AppError('invalid-argument', 'missing entry ID');
     return id;
@@ -121,12 +121,7 @@ function encodedResults(
 }
 
 /** SPIRE's words for what went wrong with one entry. */
-function explained(error: AppError, verb: 'create' | 'update'): AppError {
+function inWords(error: AppError, verb: 'create' | 'update'): AppError {
   const what = error.code === 'invalid-argument' ? 'failed to convert entry' : `failed to ${verb} entry`;
   return new AppError(error.code, `${what}: ${error.message}`, { cause: error });
-}
-
-function requireBatch(items: readonly unknown[]): void {
-  if (items.length <= maxBatch) return;
-  throw new AppError('resource-exhausted', `batch of ${items.length} items; at most ${maxBatch} are allowed`);
 }

@@ -23,8 +23,8 @@ import { TrustDomain } from '../../spiffe/spiffe-id.ts';
 import type { FederatedBundles } from '../bundles/federated-bundles.ts';
 import type { Entries } from '../registration/entries.ts';
 import { maskedBundle, mergedBundle } from './bundle-mask.ts';
-import { explained, failedStatus } from './messages.ts';
-import { encodePageToken, parsePageToken } from './page-token.ts';
+import { explained, failedStatus, requireBatch } from './messages.ts';
+import { pageOf, parsePage } from './page-token.ts';
 
 const maxBatch = 1000;
 const longestPage = 500;
@@ -69,15 +69,13 @@ export function federatedBundleHandlers(deps: FederatedBundleDeps) {
 }
 
 function list(deps: FederatedBundleDeps, request: ListFederatedBundlesRequest): ListFederatedBundlesResponse {
-  const { pageSize, pageToken, outputMask } = request;
-  if (pageSize < 0) throw new AppError('invalid-argument', 'page size must not be negative');
-  const limit = pageSize === 0 ? Number.MAX_SAFE_INTEGER : Math.min(pageSize, longestPage);
-  const page = deps.federated.list({ afterName: parsePageToken(pageToken), limit });
-  const last = page.length === limit ? page.at(-1) : undefined;
-  return {
-    bundles: page.map((bundle) => maskedBundle(bundle, outputMask)),
-    nextPageToken: last === undefined ? '' : encodePageToken(last.trustDomain.name),
-  };
+  const wanted = parsePage(request, longestPage);
+  const found = deps.federated.list({
+    afterName: wanted.afterId,
+    limit: wanted.limit ?? Number.MAX_SAFE_INTEGER,
+  });
+  const { page, nextPageToken } = pageOf(found, wanted, ({ trustDomain }) => trustDomain.name);
+  return { bundles: page.map((bundle) => maskedBundle(bundle, request.outputMask)), nextPageToken };
 }
 
 interface StoreBatch {
@@ -91,7 +89,7 @@ async function storeEach(
   { deps, request, log, doing }: StoreBatch,
   store: (bundle: Bundle) => Promise<Bundle>,
 ): Promise<{ results: { status: Status; bundle: WireBundle | undefined }[] }> {
-  checkBatch(request.bundle);
+  requireBatch(request.bundle, maxBatch);
   const storeOne = async (wire: WireBundle): Promise<WireBundle> => {
     const trustDomain = foreign(deps, wire.trustDomain, `${doing} a federated bundle`);
     const parse = () => bundleFromWire({ ...wire, trustDomain: trustDomain.name });
@@ -118,7 +116,7 @@ async function deleteEach(
   request: BatchDeleteFederatedBundleRequest,
   log: Logger,
 ): Promise<{ results: { status: Status; trustDomain: string }[] }> {
-  checkBatch(request.trustDomains);
+  requireBatch(request.trustDomains, maxBatch);
   const mode = modes.get(request.mode);
   if (mode === undefined) {
     throw new AppError(
@@ -158,9 +156,4 @@ function foreign(
   const trustDomain = explained('trust domain argument is not valid', parse);
   if (!trustDomain.equals(own)) return trustDomain;
   throw new AppError('invalid-argument', `${doing} ${what} is not allowed`);
-}
-
-function checkBatch(items: readonly unknown[]): void {
-  if (items.length <= maxBatch) return;
-  throw new AppError('resource-exhausted', `batch of ${items.length} items; at most ${maxBatch} are allowed`);
 }

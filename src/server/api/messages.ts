@@ -22,6 +22,12 @@ export function failedStatus(error: unknown, log: Logger): Status {
   return itemStatus(error);
 }
 
+/** Throws `resource-exhausted` for more `items` than one call may have. */
+export function requireBatch(items: readonly unknown[], max: number, what = 'items'): void {
+  if (items.length <= max) return;
+  throw new AppError('resource-exhausted', `batch of ${items.length} ${what}; at most ${max} are allowed`);
+}
+
 /** What `parse` returns; its error gets `what` in front, as SPIRE writes them. */
 export function explained<T>(what: string, parse: () => T): T {
   try {

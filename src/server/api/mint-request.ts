@@ -1,13 +1,14 @@
-import { AppError, isAppError } from '../../runtime/error.ts';
+import { AppError } from '../../runtime/error.ts';
 import { isReservedPath, SpiffeId, type TrustDomain } from '../../spiffe/spiffe-id.ts';
 import { type CertificateRequest, parseCsr, verifyCsr } from '../../x509/csr.ts';
 import { attributeTexts, encodeName, isEmptyName, type NameAttributes } from '../../x509/names.ts';
 import type { LeafRequest } from '../authority/template.ts';
 import { checkDnsName } from '../registration/entry-rules.ts';
+import { explained } from './messages.ts';
 
 /** Parses a CSR; throws `invalid-argument` with SPIRE's text. Its signature is unchecked until `verifyCsr`. */
 export function readCsr(der: Uint8Array): CertificateRequest {
-  return within('malformed CSR', () => parseCsr(der));
+  return explained('malformed CSR', () => parseCsr(der));
 }
 
 /** The error for a request without a CSR. */
@@ -22,12 +23,12 @@ export function missingCsr(): AppError {
 export function readMintRequest(der: Uint8Array, trustDomain: TrustDomain): Omit<LeafRequest, 'ttlMs'> {
   if (der.length === 0) throw missingCsr();
   const csr = readCsr(der);
-  within('failed to verify CSR signature', () => verifyCsr(csr));
+  explained('failed to verify CSR signature', () => verifyCsr(csr));
   return {
     id: workloadIdOf(csr, trustDomain),
     dnsNames: checkedDnsNames(csr),
     spki: csr.spki,
-    subject: within('CSR subject is invalid', () => subjectOf(csr)),
+    subject: explained('CSR subject is invalid', () => subjectOf(csr)),
   };
 }
 
@@ -35,7 +36,7 @@ function workloadIdOf({ uris }: CertificateRequest, trustDomain: TrustDomain): S
   const [uri, second] = uris;
   if (uri === undefined) throw new AppError('invalid-argument', 'CSR URI SAN is required');
   if (second !== undefined) throw new AppError('invalid-argument', 'only one URI SAN is expected');
-  const id = within('CSR URI SAN is invalid', () => SpiffeId.parse(uri));
+  const id = explained('CSR URI SAN is invalid', () => SpiffeId.parse(uri));
   const problem = notAWorkload(id, trustDomain);
   if (problem === undefined) return id;
   throw new AppError('invalid-argument', `CSR URI SAN is invalid: "${id}" is not ${problem}`);
@@ -80,12 +81,4 @@ function subjectOf({ subject }: CertificateRequest): NameAttributes | undefined 
   };
   if (isEmptyName(encodeName(found))) return undefined;
   return found;
-}
-
-function within<T>(what: string, read: () => T): T {
-  try {
-    return read();
-  } catch (error) {
-    throw isAppError(error) ? new AppError(error.code, `${what}: ${error.message}`) : error;
-  }
 }

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { isAppError } from '../../runtime/error.ts';
-import { encodePageToken, parsePageToken } from './page-token.ts';
+import { encodePageToken, pageOf, parsePage, parsePageToken } from './page-token.ts';
 
 describe('a page token', () => {
   it('gives back the id it was made from', () => {
@@ -46,6 +46,42 @@ describe('a page token', () => {
           if (text.length > 30) expect((error as Error).message).not.toContain(text);
         }
       }),
+    );
+  });
+});
+
+describe('pages', () => {
+  const all = fc.uniqueArray(fc.string({ minLength: 1, maxLength: 3 }), { maxLength: 12 });
+
+  it('together have each item once, none is longer than asked for or allowed, and only the last has no token', () => {
+    fc.assert(
+      fc.property(
+        all,
+        fc.integer({ min: 0, max: 14 }),
+        fc.integer({ min: 1, max: 14 }),
+        (ids, pageSize, longest) => {
+          const sorted = ids.toSorted();
+          const seen: string[] = [];
+          let pageToken = '';
+          do {
+            const wanted = parsePage({ pageSize, pageToken }, longest);
+            const { afterId = '', limit } = wanted;
+            const found = sorted.filter((id) => id > afterId).slice(0, limit);
+            const { page, nextPageToken } = pageOf(found, wanted, (id) => id);
+            if (pageSize > 0) expect(page.length).toBeLessThanOrEqual(Math.min(pageSize, longest));
+            expect(page.length > 0 || pageToken === '').toBe(true);
+            seen.push(...page);
+            pageToken = nextPageToken;
+          } while (pageToken !== '');
+          expect(seen).toEqual(sorted);
+        },
+      ),
+    );
+  });
+
+  it('of a negative size are refused', () => {
+    expect(() => parsePage({ pageSize: -1, pageToken: '' })).toThrow(
+      expect.objectContaining({ code: 'invalid-argument', message: 'page size must not be negative' }),
     );
   });
 });

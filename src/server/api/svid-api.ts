@@ -21,7 +21,7 @@ import type { Authority, SignedSvid } from '../authority/authority.ts';
 import type { LeafRequest } from '../authority/template.ts';
 import type { EntryIndex } from '../registration/entry-index.ts';
 import type { Access } from './access.ts';
-import { failedStatus, svidToWire } from './messages.ts';
+import { failedStatus, requireBatch, svidToWire } from './messages.ts';
 import { missingCsr, readCsr, readMintRequest } from './mint-request.ts';
 
 /** SPIRE's agents send at most 500. */
@@ -57,12 +57,7 @@ async function batchNew(
   context: CallContext,
 ): Promise<BatchNewX509SVIDResponse> {
   if (request.params.length === 0) throw new AppError('invalid-argument', 'missing parameters');
-  if (request.params.length > maxBatch) {
-    throw new AppError(
-      'resource-exhausted',
-      `batch of ${request.params.length} CSRs; at most ${maxBatch} are allowed`,
-    );
-  }
+  requireBatch(request.params, maxBatch, 'CSRs');
   const agent = await work.access.requireAgent(context.caller);
   const results: BatchNewX509SVIDResponse_Result[] = [];
   for (const params of request.params) {

@@ -1,6 +1,6 @@
 import type { AgentStore } from '../../plugin-api/data-store.ts';
 import type { Ask, ServerNodeAttestor } from '../../plugin-api/node-attestor.ts';
-import { AppError, isAppError } from '../../runtime/error.ts';
+import { AppError } from '../../runtime/error.ts';
 import type { Logger } from '../../runtime/log.ts';
 import { SpiffeId, type TrustDomain } from '../../spiffe/spiffe-id.ts';
 import { type CertificateRequest, parseCsr, verifyCsr } from '../../x509/csr.ts';
@@ -109,11 +109,5 @@ export class NodeAttestation {
 /** Throws `invalid-argument` with the texts that SPIRE's users search for. */
 function readCsr(der: Uint8Array): CertificateRequest {
   if (der.length === 0) throw new AppError('invalid-argument', 'missing CSR');
-  try {
-    return parseCsr(der);
-  } catch (error) {
-    throw isAppError(error, 'invalid-argument')
-      ? new AppError(error.code, `failed to parse CSR: ${error.message}`)
-      : error;
-  }
+  return parseCsr(der);
 }

@@ -2,6 +2,7 @@ import type { BundleDeleteMode, BundleDeletion, BundleStore } from '../../plugin
 import { AppError } from '../../runtime/error.ts';
 import type { Logger } from '../../runtime/log.ts';
 import { Observable } from '../../runtime/observable.ts';
+import { SerialQueue } from '../../runtime/serial-queue.ts';
 import type { Bundle } from '../../spiffe/bundle.ts';
 import type { TrustDomain } from '../../spiffe/spiffe-id.ts';
 
@@ -18,7 +19,7 @@ interface Deps {
 export class FederatedBundles {
   readonly #deps: Deps;
   readonly #byName: Observable<ReadonlyMap<string, Bundle>>;
-  #lastChange: Promise<unknown> = Promise.resolve();
+  readonly #changes = new SerialQueue();
 
   private constructor(deps: Deps, bundles: readonly Bundle[]) {
     this.#deps = deps;
@@ -113,9 +114,7 @@ export class FederatedBundles {
     if (trustDomain.equals(this.#deps.trustDomain)) {
       throw new AppError('invalid-argument', `"${trustDomain}" is this server's own trust domain`);
     }
-    const turn = this.#lastChange.then(change);
-    this.#lastChange = turn.catch(() => undefined);
-    return turn;
+    return this.#changes.run(change);
   }
 }
 

@@ -200,6 +200,29 @@ describe('the registry', () => {
     expect(await entries.create([newEntry()])).toMatchObject([{ created: true }]);
   });
 
+  it('deletes entries that have expired, however many, and no others', async () => {
+    const { store, index, entries } = await registry();
+    const ending = (name: string, expiresAt: number) =>
+      newEntry({ id: name, spiffeId: `spiffe://example.org/${name}`, expiresAt });
+    await entries.create(Array.from({ length: 1203 }, (_, i) => ending(`e${i}`, now - i)));
+    await entries.create([ending('ends-later', now + 1), ending('never-ends', 0)]);
+    expect(await entries.prune(now)).toHaveLength(1203);
+    expect((await store.list()).map(({ id }) => id).sort()).toEqual(['ends-later', 'never-ends']);
+    await expectAgreement({ store, index });
+  });
+
+  it('keeps an expired entry whose end was put off before its turn', async () => {
+    const { store, entries } = await registry();
+    await entries.create([newEntry({ id: 'a', expiresAt: now })]);
+    const later = newEntry({ id: 'a', expiresAt: now + 60 });
+    const [, pruned] = await Promise.all([
+      entries.update([{ id: 'a', change: () => later }]),
+      entries.prune(now),
+    ]);
+    expect(pruned).toEqual([]);
+    expect(await store.list()).toMatchObject([{ id: 'a' }]);
+  });
+
   it('takes over what another transaction has stored below a parent', async () => {
     const { entries, index, store } = await registry();
     await store.create([newEntry()]);

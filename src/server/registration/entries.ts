@@ -1,12 +1,16 @@
 import { randomUUID } from 'node:crypto';
 import type { EntryChange, EntryCreation, EntryStore } from '../../plugin-api/data-store.ts';
 import { AppError, isAppError } from '../../runtime/error.ts';
+import { SerialQueue } from '../../runtime/serial-queue.ts';
 import type { NewEntry, RegistrationEntry } from '../../spiffe/registration-entry.ts';
 import { canonicalSelectors } from '../../spiffe/selector.ts';
 import type { SpiffeId, TrustDomain } from '../../spiffe/spiffe-id.ts';
 import { attemptEach, forAccepted } from './batch.ts';
 import type { EntryIndex } from './entry-index.ts';
 import { checkEntry } from './entry-rules.ts';
+
+/** One transaction must not hold up the others for long. */
+const pruneBatch = 500;
 
 /**
  * The registry: every change is checked, stored, and then taken over by the index, in this order, one batch after
@@ -19,7 +23,7 @@ export class Entries {
     readonly store: EntryStore;
     readonly index: EntryIndex;
   };
-  #lastChange: Promise<unknown> = Promise.resolve();
+  readonly #changes = new SerialQueue();
 
   constructor(deps: {
     readonly trustDomain: TrustDomain;
@@ -64,11 +68,18 @@ export class Entries {
 
   /** Returns what was deleted; `not-found` where there was nothing. */
   delete(ids: readonly string[]): Promise<readonly (RegistrationEntry | AppError)[]> {
-    return this.#inTurn(async () => {
-      const results = await this.#deps.store.delete(ids);
-      for (const deleted of results) if (deleted !== undefined) this.#deps.index.remove(deleted.id);
-      return results.map((deleted) => deleted ?? notFound());
-    });
+    return this.#inTurn(async () => (await this.#delete(ids)).map((deleted) => deleted ?? notFound()));
+  }
+
+  /** Deletes the entries that have expired, as SPIRE's server does; `now` in Unix seconds. Returns them. */
+  async prune(now: number): Promise<readonly RegistrationEntry[]> {
+    const pruned: RegistrationEntry[] = [];
+    for (;;) {
+      // Chosen in turn: an entry whose end was just put off must not go.
+      const batch = await this.#inTurn(() => this.#delete(this.#deps.index.expiredIds(now, pruneBatch)));
+      if (batch.length === 0) return pruned;
+      for (const entry of batch) if (entry !== undefined) pruned.push(entry);
+    }
   }
 
   /** Takes over what another room's transaction may have stored below this parent, such as a join token's alias. */
@@ -97,6 +108,13 @@ export class Entries {
     return entry;
   }
 
+  async #delete(ids: readonly string[]): Promise<readonly (RegistrationEntry | undefined)[]> {
+    if (ids.length === 0) return [];
+    const results = await this.#deps.store.delete(ids);
+    for (const id of ids) this.#deps.index.remove(id);
+    return results;
+  }
+
   /** Throws `invalid-argument`. */
   #checked(entry: NewEntry): NewEntry {
     const wanted = {
@@ -110,9 +128,7 @@ export class Entries {
 
   /** Else the index could take over two changes in another order than the store, and keep a deleted entry. */
   #inTurn<T>(change: () => Promise<T>): Promise<T> {
-    const turn = this.#lastChange.then(change);
-    this.#lastChange = turn.catch(() => undefined);
-    return turn;
+    return this.#changes.run(change);
   }
 }
 

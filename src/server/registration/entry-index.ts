@@ -85,6 +85,16 @@ export class EntryIndex {
     return this.#all.values().reduce((sum, entry) => sum + (matches(entry) ? 1 : 0), 0);
   }
 
+  /** The ids of entries that have expired, `limit` at most. */
+  expiredIds(now: number, limit: number): readonly string[] {
+    const found: string[] = [];
+    for (const entry of this.#all.values()) {
+      if (found.length >= limit) break;
+      if (hasExpired(entry, now)) found.push(entry.id);
+    }
+    return found;
+  }
+
   /** The entries that this agent may have and that have not expired; the same for the same state, in any order. */
   authorizedFor(agent: Agent, now: number): readonly RegistrationEntry[] {
     const found: RegistrationEntry[] = [];
