@@ -130,7 +130,7 @@ describeWith({ envoy: true, linux: true }, 'a hostile process on the workload so
 
   async function expectHealthy(): Promise<void> {
     expect(mesh.agent.process.exit).toBeUndefined();
-    await mesh.agent.waitUntilHealthy({ timeoutMs: 1_000 });
+    await mesh.agent.waitUntilHealthy({ timeoutMs: 10_000 });
     expect((await fetchOnce(mesh.sidecars.url)).status).toBe(200);
     const log = mesh.agent.process.lines.join('\n');
     expect(log).not.toMatch(/uncaught|unhandled|\n\s+at .*\(|PRIVATE KEY/i);

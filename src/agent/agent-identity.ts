@@ -5,6 +5,7 @@ import { AppError, errorText, isAppError } from '../runtime/error.ts';
 import type { Service } from '../runtime/lifecycle.ts';
 import type { Logger } from '../runtime/log.ts';
 import type { Observable } from '../runtime/observable.ts';
+import { SerialQueue } from '../runtime/serial-queue.ts';
 import type { Clock } from '../runtime/time.ts';
 import type { Bundle } from '../spiffe/bundle.ts';
 import type { SpiffeId, TrustDomain } from '../spiffe/spiffe-id.ts';
@@ -60,7 +61,7 @@ export class AgentIdentity implements Service {
   #knownBundle: Bundle | undefined;
   #wakeUp: () => void = () => undefined;
   #renewAtMs = 0;
-  #lastChange: Promise<void> = Promise.resolve();
+  readonly #changes = new SerialQueue();
 
   constructor(deps: Deps) {
     this.#deps = deps;
@@ -280,9 +281,7 @@ export class AgentIdentity implements Service {
 
   /** One change after the other, each on top of the one before: a bundle and a renewal must not undo each other. */
   #inTurn(change: () => Promise<void>): Promise<void> {
-    const turn = this.#lastChange.then(change);
-    this.#lastChange = turn.catch(() => undefined);
-    return turn;
+    return this.#changes.run(change);
   }
 
   /**

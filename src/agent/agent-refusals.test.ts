@@ -4,10 +4,10 @@ import { describe, expect, it } from 'vitest';
 import { AppError } from '../runtime/error.ts';
 import { until } from '../testing/grpc-listener.ts';
 import {
-  attested,
   fileOf,
   hasProblem,
   pass,
+  passUntil,
   printOf,
   type RunningIdentity,
   recentClock,
@@ -124,8 +124,7 @@ describe('a refusal by the server', () => {
     expect(lines[0]?.['nextStep']).toContain('`signet token create`');
     expect(agent.identity.problem).toContain('`signet token create`');
     server.script.attest = attest;
-    await clock.advance(minuteMs);
-    await until(() => printOf(agent.state.value) !== printOf(before), 'attested with a new token');
+    await passUntil(clock, () => printOf(agent.state.value) !== printOf(before), 'attested with a new token');
   });
 });
 
@@ -156,8 +155,7 @@ describe('at half of its life', () => {
     expect(printOf(agent.state.value)).toBe(printOf(before));
     expect(agent.bans()).toBe(0);
     server.script.attest = attest;
-    await clock.advance(5 * minuteMs);
-    await until(() => printOf(agent.state.value) !== printOf(before), 'attested again');
+    await passUntil(clock, () => printOf(agent.state.value) !== printOf(before), 'attested again');
   });
 });
 
@@ -205,8 +203,7 @@ describe('a banned agent', () => {
     const { clock, agent, server, attest } = await banned();
     await clock.advance(minuteMs);
     server.script.attest = attest;
-    await clock.advance(5 * minuteMs);
-    await attested(agent);
+    await passUntil(clock, () => agent.state.value !== undefined, 'attested');
     await until(() => agent.identity.problem === undefined, 'the problem is gone');
     expect(agent.identity.bannedId).toBeUndefined();
   });

@@ -5,7 +5,7 @@ import { WorkloadClient } from '../clients/workload-client.ts';
 import { State } from '../gen/signet/health/v1/health.ts';
 import { eventually } from '../testing/eventually.ts';
 import { testEntry } from '../testing/registration-entry.ts';
-import { type Health, healthy, reattestable, startAgent } from '../testing/running-agent.ts';
+import { type Health, healthy, healthyInTime, reattestable, startAgent } from '../testing/running-agent.ts';
 import { noAbort } from '../testing/test-server.ts';
 
 const uid = process.getuid?.() ?? 0;
@@ -15,24 +15,17 @@ const hasOne = ({ check }: Health) => check.get('identities')?.message.includes(
 /** An agent with one workload, this process, which has its identity. */
 async function serving(attestor?: typeof reattestable) {
   const running = await startAgent(attestor === undefined ? {} : { attestor });
-  const { server, health, clock, config } = running;
+  const { server, health, config } = running;
   await healthy(health, ({ state }) => state === State.OK);
   const [agent] = await server.admin.agents.list(call);
   const entry = testEntry({ id: '', spiffeId: 'spiffe://example.org/me', selectors: [`unix:uid:${uid}`] });
   await server.admin.entries.create([{ ...entry, parentId: agent!.id }], call);
-  await clock.advance(config.syncInterval);
-  await healthy(health, hasOne);
+  const next = (isSo: (report: Health) => boolean) => healthyInTime(running, isSo);
+  await next(hasOne);
   const workload = WorkloadClient.connect(`unix://${config.workloadSocket}`);
   onTestFinished(() => workload.close());
   const serial = async () => (await workload.fetchX509Svids(call)).svids[0]?.svid.leaf.serialHex;
   expect(await serial()).toBeDefined();
-  const next = async (isSo: (report: Health) => boolean) => {
-    for (;;) {
-      await clock.advance(1_000);
-      const report = await health();
-      if (isSo(report)) return report;
-    }
-  };
   return { ...running, agent: agent!, serial, next };
 }
 

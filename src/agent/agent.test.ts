@@ -9,7 +9,7 @@ import { eventually } from '../testing/eventually.ts';
 import { FakeClock } from '../testing/fake-clock.ts';
 import { until } from '../testing/grpc-listener.ts';
 import { testEntry } from '../testing/registration-entry.ts';
-import { type Health, healthy, startAgent as start } from '../testing/running-agent.ts';
+import { type Health, healthy, healthyInTime, startAgent as start } from '../testing/running-agent.ts';
 import { tempDir } from '../testing/temp-dir.ts';
 import { noAbort } from '../testing/test-server.ts';
 import { TestTrustDomain } from '../testing/trust-domain.ts';
@@ -21,7 +21,8 @@ const isOk = ({ state }: Health) => state === State.OK;
 
 describe('an agent', () => {
   it('gives a workload of this host its identity, and takes it away', async () => {
-    const { config, server, clock, health } = await start();
+    const running = await start();
+    const { config, server, health } = running;
     await healthy(health, isOk);
     const [agent] = await server.admin.agents.list({ signal: noAbort });
     const [created] = await server.admin.entries.create(
@@ -38,13 +39,11 @@ describe('an agent', () => {
     await expect(client.fetchX509Svids({ signal: noAbort })).rejects.toMatchObject({
       code: 'permission-denied',
     });
-    await clock.advance(config.syncInterval);
-    await healthy(health, ({ check }) => check.get('identities')?.message.includes('1 with') === true);
+    await healthyInTime(running, ({ check }) => check.get('identities')?.message.includes('1 with') === true);
     const { svids } = await client.fetchX509Svids({ signal: noAbort });
     expect(svids.map(({ svid }) => svid.id.toString())).toEqual(['spiffe://example.org/me']);
     await server.admin.entries.delete([created!.entry.id], { signal: noAbort });
-    await clock.advance(config.syncInterval);
-    await healthy(health, ({ check }) => check.get('identities')?.message.startsWith('0 ') === true);
+    await healthyInTime(running, ({ check }) => check.get('identities')?.message.startsWith('0 ') === true);
     await expect(client.fetchX509Svids({ signal: noAbort })).rejects.toMatchObject({
       code: 'permission-denied',
     });
@@ -53,7 +52,8 @@ describe('an agent', () => {
 
 describe('an agent of a server with federated bundles', () => {
   it('gives them to those workloads whose entries federate, and to no other', async () => {
-    const { config, server, clock, health } = await start();
+    const running = await start();
+    const { config, server, clock, health } = running;
     await healthy(health, isOk);
     const call = { signal: noAbort };
     const other = (await TestTrustDomain.create('other.org')).bundle();
@@ -70,14 +70,18 @@ describe('an agent of a server with federated bundles', () => {
     await server.admin.entries.create([mine, testEntry(others)], call);
     const client = WorkloadClient.connect(`unix://${config.workloadSocket}`);
     onTestFinished(() => client.close());
-    await clock.advance(config.syncInterval);
-    await healthy(health, ({ check }) => check.get('federation')?.message.startsWith('1 of 1') === true);
-    await healthy(health, ({ check }) => check.get('identities')?.message.includes('2 with') === true);
+    await healthyInTime(
+      running,
+      ({ check }) => check.get('federation')?.message.startsWith('1 of 1') === true,
+    );
+    await healthyInTime(running, ({ check }) => check.get('identities')?.message.includes('2 with') === true);
     const bundles = async () => [...(await client.fetchX509Svids(call)).bundles.keys()].sort();
     expect(await bundles()).toEqual(['example.org']);
     await server.admin.entries.update({ ...mine, federatesWith: [other.trustDomain] }, call);
-    await clock.advance(config.syncInterval);
-    await eventually(async () => expect(await bundles()).toEqual(['example.org', 'other.org']));
+    await eventually(async () => {
+      await clock.advance(1_000);
+      expect(await bundles()).toEqual(['example.org', 'other.org']);
+    });
     const update = await client.fetchX509Svids(call);
     expect(update.bundles.get('other.org')?.toPem()).toBe(other.toPem());
   });

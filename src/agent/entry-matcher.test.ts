@@ -42,6 +42,6 @@ describe('matching entries to a workload', () => {
       expect(matcher.match(new Set(['unix:uid:0', `unix:path:/bin/${i}`])).length).toBe(1);
     }
     // All against all would be 400 million comparisons, more than ten seconds.
-    expect(performance.now() - started).toBeLessThan(2_000);
+    expect(performance.now() - started).toBeLessThan(8_000);
   });
 });

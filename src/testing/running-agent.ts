@@ -1,6 +1,6 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { onTestFinished } from 'vitest';
+import { expect, onTestFinished } from 'vitest';
 import { type AgentParts, runAgent } from '../agent/agent.ts';
 import { agentConfigSchema } from '../agent/config.ts';
 import { HealthService } from '../gen/signet/health/v1/health.ts';
@@ -12,6 +12,7 @@ import { callUnary, unixChannel } from '../rpc/grpc-client.ts';
 import { parseConfig } from '../runtime/config-file.ts';
 import { silentLogger } from '../runtime/log.ts';
 import { TrustDomain } from '../spiffe/spiffe-id.ts';
+import { eventually } from './eventually.ts';
 import { FakeClock } from './fake-clock.ts';
 import { TcpGate } from './tcp-gate.ts';
 import { tempDir } from './temp-dir.ts';
@@ -105,4 +106,17 @@ export async function healthy(
     const report = await health();
     if (isSo(report)) return report;
   }
+}
+
+/** As `healthy`, while time passes: rounds follow each other, for the one that runs right now may have asked too early. */
+export function healthyInTime(
+  { health, clock }: { readonly health: () => Promise<Health>; readonly clock: FakeClock },
+  isSo: (report: Health) => boolean,
+): Promise<Health> {
+  return eventually(async () => {
+    await clock.advance(1_000);
+    const report = await health();
+    expect(report).toSatisfy(isSo);
+    return report;
+  });
 }

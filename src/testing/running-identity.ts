@@ -11,6 +11,7 @@ import { DiskKeyManager } from '../plugins/key-manager/disk.ts';
 import { JoinTokenAgentAttestor } from '../plugins/node-attestor/join-token.ts';
 import { Observable } from '../runtime/observable.ts';
 import { TrustDomain } from '../spiffe/spiffe-id.ts';
+import { eventually } from './eventually.ts';
 import { FakeClock } from './fake-clock.ts';
 import { memoryLogger, until } from './grpc-listener.ts';
 import { tempDir } from './temp-dir.ts';
@@ -101,6 +102,14 @@ export const hasProblem = ({ identity }: RunningIdentity) =>
 export async function pass(clock: FakeClock, ms: number): Promise<void> {
   clock.stepWallClock(ms - minuteMs);
   await clock.advance(minuteMs);
+}
+
+/** Time passes until `isSo`: an attempt that is under way may fail and begin to wait only later. */
+export async function passUntil(clock: FakeClock, isSo: () => boolean, what: string): Promise<void> {
+  await eventually(async () => {
+    await clock.advance(10_000);
+    if (!isSo()) throw new Error(`it did not come to this: ${what}`);
+  });
 }
 
 /** What an agent's data directory says. */
