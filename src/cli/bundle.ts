@@ -1,5 +1,3 @@
-import { readFile } from 'node:fs/promises';
-import { text } from 'node:stream/consumers';
 import { type Command, Option } from 'commander';
 import type { AdminClient } from '../clients/admin/admin-client.ts';
 import { deleteModes } from '../clients/admin/bundle-client.ts';
@@ -21,6 +19,7 @@ import {
   withServer,
   withServerOptions,
 } from './command.ts';
+import { readInput } from './input.ts';
 import { print, printRecord, printRows, type Row, remark } from './output.ts';
 
 type Format = 'pem' | 'spiffe';
@@ -182,17 +181,13 @@ async function readBundle(options: {
   readonly format?: Format;
 }): Promise<Bundle> {
   const { trustDomain, file } = options;
-  const content = await (file === '-' ? text(process.stdin) : readFile(file, 'utf8')).catch(
-    (cause: unknown) => {
-      throw new AppError('invalid-argument', `cannot read "${file}"`, { cause });
-    },
-  );
+  const { bytes, name } = await readInput(file, 'the bundle');
+  const content = bytes.toString('utf8');
   const format = options.format ?? (content.trimStart().startsWith('{') ? 'spiffe' : 'pem');
   try {
     return format === 'spiffe' ? parseSpiffeJwks(content, trustDomain) : pemBundle(content, trustDomain);
   } catch (error) {
-    const found = file === '-' ? 'stdin' : `"${file}"`;
-    throw isAppError(error) ? new AppError(error.code, `${found} as ${format}: ${error.message}`) : error;
+    throw isAppError(error) ? new AppError(error.code, `${name} as ${format}: ${error.message}`) : error;
   }
 }
 

@@ -1,4 +1,3 @@
-import { readFile } from 'node:fs/promises';
 import type { Command } from 'commander';
 import type { AdminClient } from '../clients/admin/admin-client.ts';
 import type { CreatedEntry } from '../clients/admin/entry-client.ts';
@@ -17,6 +16,7 @@ import {
   warnOfOpenSelectors,
   withEntryOptions,
 } from './entry-options.ts';
+import { readInput } from './input.ts';
 import { remark } from './output.ts';
 import { Progress } from './progress.ts';
 
@@ -106,8 +106,8 @@ async function createAll(bulk: {
 }
 
 async function entriesFrom(file: string): Promise<{ wanted: readonly NewEntry[]; where: string }> {
-  const where = file === '-' ? 'stdin' : file;
-  return { wanted: parseEntries(file === '-' ? await readStdin() : await readText(file), where), where };
+  const { bytes, name } = await readInput(file, 'entries');
+  return { wanted: parseEntries(bytes.toString('utf8'), name), where: name };
 }
 
 function summarize(created: readonly CreatedEntry[], wanted: number, where: string): void {
@@ -145,16 +145,4 @@ async function parentFrom(
     'invalid-argument',
     `--parent is needed: ${found}; it is the agent's SPIFFE ID, or use --node`,
   );
-}
-
-function readText(file: string): Promise<string> {
-  return readFile(file, 'utf8').catch((cause: unknown) => {
-    throw new AppError('failed-precondition', `--data: cannot read "${file}"`, { cause });
-  });
-}
-
-async function readStdin(): Promise<string> {
-  const chunks: Buffer[] = [];
-  for await (const chunk of process.stdin) chunks.push(Buffer.from(chunk));
-  return Buffer.concat(chunks).toString('utf8');
 }

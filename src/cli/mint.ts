@@ -1,5 +1,3 @@
-import { readFile } from 'node:fs/promises';
-import { buffer } from 'node:stream/consumers';
 import type { AdminClient } from '../clients/admin/admin-client.ts';
 import { AppError, isAppError } from '../runtime/error.ts';
 import { systemClock } from '../runtime/time.ts';
@@ -7,6 +5,7 @@ import { verifyX509Svid, type X509Svid } from '../spiffe/x509-svid.ts';
 import { buildCsr, parseCsr, verifyCsr } from '../x509/csr.ts';
 import { parsePem } from '../x509/pem.ts';
 import { createSoftwareSigner, generatePrivateKey, type KeyType } from '../x509/signature.ts';
+import { readInput } from './input.ts';
 
 /** A request as it goes to the server, and what the certificate must be for. */
 export interface MintRequest {
@@ -48,12 +47,9 @@ export async function newMintRequest(options: {
 
 /** A request from a file, PEM or DER, or from stdin (`-`). Throws `invalid-argument` with what is wrong with it. */
 export async function readMintRequest(file: string): Promise<MintRequest> {
-  const name = file === '-' ? 'standard input' : `"${file}"`;
-  const content = await (file === '-' ? buffer(process.stdin) : readFile(file)).catch((cause: unknown) => {
-    throw new AppError('failed-precondition', `cannot read the CSR from ${name}`, { cause });
-  });
+  const { bytes, name } = await readInput(file, 'the CSR');
   try {
-    const csr = parseCsr(requestIn(content));
+    const csr = parseCsr(requestIn(bytes));
     verifyCsr(csr);
     return { csr: csr.der, spki: csr.spki, uris: csr.uris };
   } catch (error) {

@@ -171,8 +171,8 @@ describe('x509 mint for a request', () => {
   });
 
   it.each([
-    { name: 'a missing file', content: undefined, says: /cannot read the CSR from ".*web\.csr": ENOENT/ },
-    { name: 'an empty file', content: '', says: /web\.csr": failed to parse CSR/ },
+    { name: 'a missing file', content: undefined, says: /cannot read the CSR from .*web\.csr: ENOENT/ },
+    { name: 'an empty file', content: '', says: /web\.csr: failed to parse CSR/ },
     { name: 'a private key', content: encodePem('PRIVATE KEY', Buffer.of(1)), says: /got "PRIVATE KEY"/ },
     {
       name: 'two requests',

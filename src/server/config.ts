@@ -96,7 +96,9 @@ const limits = z
           .int()
           .min(0)
           .default(256)
-          .describe('Attestations at the same time, of all agents together. 0 = no limit.'),
+          .describe(
+            'Attestations that the server works on at the same time, of all agents together; one that waits for its agent to answer does not count. 0 = no limit.',
+          ),
         failuresPerMinute: z
           .int()
           .min(0)

@@ -11,6 +11,7 @@ import { debugApi } from './api/debug-api.ts';
 import { entryApi } from './api/entry-api.ts';
 import { localAuthorityApi } from './api/local-authority-api.ts';
 import { svidApi } from './api/svid-api.ts';
+import { AttestationSlots } from './attestation/attestation-slots.ts';
 import type { ServerConfig } from './config.ts';
 import type { ServerParts, ServerRooms } from './rooms.ts';
 import { serverChecks } from './server-health.ts';
@@ -29,6 +30,7 @@ export function serverApis(
     agentApi({
       trustDomain,
       attestation,
+      slots: new AttestationSlots(config.limits.attestation.concurrent),
       tokens,
       agents,
       store: store.agents,

@@ -22,6 +22,7 @@ import { spiffeIdFromWire } from '../../rpc/messages.ts';
 import { AppError } from '../../runtime/error.ts';
 import type { Clock } from '../../runtime/time.ts';
 import { isReservedPath, type SpiffeId, type TrustDomain } from '../../spiffe/spiffe-id.ts';
+import type { AttestationSlots } from '../attestation/attestation-slots.ts';
 import type { NodeAttestation } from '../attestation/node-attestation.ts';
 import type { Agents } from '../registration/agents.ts';
 import { agentToWire, countAgents, listAgents } from './agent-list.ts';
@@ -37,6 +38,7 @@ const maxAgentVersionBytes = 255;
 interface Deps {
   readonly trustDomain: TrustDomain;
   readonly attestation: NodeAttestation;
+  readonly slots: AttestationSlots;
   readonly tokens: JoinTokenStore;
   readonly agents: Agents;
   readonly store: AgentStore;

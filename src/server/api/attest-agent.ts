@@ -2,19 +2,26 @@ import type { AttestAgentRequest, AttestAgentResponse } from '../../gen/spire/ap
 import type { CallContext } from '../../rpc/handlers.ts';
 import { AppError } from '../../runtime/error.ts';
 import type { Clock } from '../../runtime/time.ts';
+import type { AttestationSlot, AttestationSlots } from '../attestation/attestation-slots.ts';
 import type { NodeAttestation } from '../attestation/node-attestation.ts';
 import { svidToWire } from './messages.ts';
 import { nextMessage } from './next-message.ts';
 
-/** How long the agent may take for its first message and for each answer to a challenge. */
-const messageTimeoutMs = 30_000;
+/** How long the agent may take for its first message and for each answer to a challenge, which is one signature. */
+const messageTimeoutMs = 10_000;
+
+interface Deps {
+  readonly attestation: NodeAttestation;
+  readonly slots: AttestationSlots;
+  readonly clock: Clock;
+}
 
 /**
  * The conversation of AttestAgent: binds the attestor's questions to the stream, each `ask` one challenge out and one
  * answer in.
  */
 export async function* attestAgent(
-  deps: { readonly attestation: NodeAttestation; readonly clock: Clock },
+  deps: Deps,
   requests: AsyncIterable<AttestAgentRequest>,
   context: CallContext,
 ): AsyncGenerator<AttestAgentResponse> {
@@ -29,13 +36,19 @@ export async function* attestAgent(
   if (params.data.type === '') throw malformed('missing attestation data type');
   if (params.data.payload.length === 0) throw malformed('missing attestation data payload');
 
-  const result = deps.attestation.attest(
-    { type: params.data.type, payload: params.data.payload, csr: params.params.csr },
-    { ask: conversation.ask, signal: context.signal },
-  );
-  yield* conversation.challenges(result);
-  const { svid, canReattest } = await result;
-  yield { step: { $case: 'result', value: { svid: svidToWire(svid), reattestable: canReattest } } };
+  const slot = deps.slots.enter();
+  try {
+    const result = deps.attestation.attest(
+      { type: params.data.type, payload: params.data.payload, csr: params.params.csr },
+      { ask: conversation.ask, signal: context.signal },
+    );
+    yield* conversation.challenges(result, slot);
+    const { svid, canReattest } = await result;
+    slot.leave();
+    yield { step: { $case: 'result', value: { svid: svidToWire(svid), reattestable: canReattest } } };
+  } finally {
+    slot.leave();
+  }
 }
 
 /** Turns `ask` calls of an attestor into messages of the stream, one at a time. */
@@ -60,8 +73,8 @@ class Conversation {
       this.#wake();
     });
 
-  /** The challenges to send until `done` settles. Its failure is left to the caller. */
-  async *challenges(done: Promise<unknown>): AsyncGenerator<AttestAgentResponse> {
+  /** The challenges to send until `done` settles, without the slot meanwhile. Its failure is left to the caller. */
+  async *challenges(done: Promise<unknown>, slot: AttestationSlot): AsyncGenerator<AttestAgentResponse> {
     let isDone = false;
     const finished = done.then(
       () => undefined,
@@ -81,8 +94,11 @@ class Conversation {
         continue;
       }
       this.#asked = undefined;
+      slot.leave();
       yield { step: { $case: 'challenge', value: Buffer.from(asked.challenge) } };
-      await this.#nextAnswer().then(asked.answer, asked.refuse);
+      const answer = this.#nextAnswer();
+      await answer.then(slot.reenter, () => undefined);
+      await answer.then(asked.answer, asked.refuse);
       // Let the attestor act on the answer before looking again.
       await Promise.resolve();
     }

@@ -28,7 +28,7 @@ function setUp(settings: Partial<CallLimitSettings> = {}) {
   const all = {
     signing: { perSecond: 100 },
     postStatus: { perSecond: 10 },
-    attestation: { concurrent: 3, failuresPerMinute: 6 },
+    attestation: { failuresPerMinute: 6 },
     ...settings,
   };
   const failures = new FailureBudget(clock, { perMinute: all.attestation.failuresPerMinute });
@@ -107,17 +107,6 @@ describe('the limit on signing', () => {
 describe('the limits on attestation', () => {
   const failed = new AppError('invalid-argument', 'no such token');
 
-  it('bound how many run at the same time, of whomever', () => {
-    const { admit } = setUp();
-    const running = [1, 2, 3].map((n) => admit(nobodyAt(`192.0.2.${n}:1`), attest));
-    const refusal = refusalOf(() => admit(nobodyAt('192.0.2.9:1'), attest));
-    expect(refusal).toMatchObject({ code: 'resource-exhausted', reason: undefined });
-    expect(refusal?.retryAfterMs).toBeGreaterThanOrEqual(250);
-    expect(refusal?.retryAfterMs).toBeLessThanOrEqual(1_000);
-    running[0]?.();
-    expect(refusalOf(() => admit(nobodyAt('192.0.2.9:1'), attest))).toBeUndefined();
-  });
-
   it('charge an address for failures only', async () => {
     const { clock, admit } = setUp();
     for (let i = 0; i < 100; i += 1) admit(nobodyAt(`192.0.2.1:${i}`), attest)?.();
@@ -144,19 +133,19 @@ describe('the limits on attestation', () => {
     { code: 'resource-exhausted', isCharged: false },
     { code: 'none', isCharged: false },
   ])('take $code for the failure of the caller: $isCharged', ({ code, isCharged }) => {
-    const { admit } = setUp({ attestation: { concurrent: 3, failuresPerMinute: 1 } });
+    const { admit } = setUp({ attestation: { failuresPerMinute: 1 } });
     admit(nobodyAt('192.0.2.1:1'), attest)?.(code === 'none' ? undefined : new AppError(code, ''));
     expect(refusalOf(() => admit(nobodyAt('192.0.2.1:1'), attest)) !== undefined).toBe(isCharged);
   });
 
   it('do not charge for our own faults that are no AppError', () => {
-    const { admit } = setUp({ attestation: { concurrent: 3, failuresPerMinute: 1 } });
+    const { admit } = setUp({ attestation: { failuresPerMinute: 1 } });
     admit(nobodyAt('192.0.2.1:1'), attest)?.(new TypeError('x is undefined'));
     expect(refusalOf(() => admit(nobodyAt('192.0.2.1:1'), attest))).toBeUndefined();
   });
 
   it('can be switched off', () => {
-    const { admit } = setUp({ attestation: { concurrent: 0, failuresPerMinute: 0 } });
+    const { admit } = setUp({ attestation: { failuresPerMinute: 0 } });
     for (let i = 0; i < 1_000; i += 1) admit(nobodyAt('192.0.2.1:1'), attest);
     for (let i = 0; i < 1_000; i += 1) admit(nobodyAt('192.0.2.1:1'), attest)?.(failed);
   });

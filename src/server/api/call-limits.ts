@@ -10,10 +10,10 @@ import type { Clock } from '../../runtime/time.ts';
 export interface CallLimitSettings {
   readonly signing: { readonly perSecond: number };
   readonly postStatus: { readonly perSecond: number };
-  readonly attestation: { readonly concurrent: number; readonly failuresPerMinute: number };
+  readonly attestation: { readonly failuresPerMinute: number };
 }
 
-/** A limit of one identity, which costs as much as `costOf` says, else 1; or that of attestations, of nobody yet. */
+/** A limit of one identity, which costs as much as `costOf` says, else 1; or that of the failed attestations of one address. */
 type Limit =
   | {
       readonly per: 'identity';
@@ -41,18 +41,15 @@ const ourFaults: ReadonlySet<ErrorCode> = new Set([
   'resource-exhausted',
   'aborted',
 ]);
-/** An attestation takes a moment; spread, so that those who wait do not come back together. */
-const concurrencyRetryMs = { least: 250, spread: 750 };
 
 /**
  * Holds callers to the table. An agent has a bucket for itself, by the identity it has proved. Who has none yet is
- * counted together with all others, and by address only for what fails: many honest agents may share one.
+ * counted by address, and only for what fails: many honest agents may share one.
  */
 export class CallLimiter {
   readonly #settings: CallLimitSettings;
   readonly #failures: FailureBudget;
   readonly #buckets: Readonly<Record<'signing' | 'postStatus', TokenBuckets>>;
-  #attesting = 0;
 
   constructor(
     settings: CallLimitSettings,
@@ -87,23 +84,14 @@ export class CallLimiter {
   }
 
   #admitAttestation(caller: Caller): (error?: unknown) => void {
-    const { concurrent, failuresPerMinute } = this.#settings.attestation;
+    const { failuresPerMinute } = this.#settings.attestation;
     const address = 'address' in caller ? caller.address : '';
     const waitMs = this.#failures.waitMs(address);
     if (waitMs > 0) {
       const limit = `${failuresPerMinute} in a minute (limits.attestation.failuresPerMinute)`;
       throw exhausted(`too many attempts from this address have failed, more than ${limit}`, waitMs);
     }
-    if (concurrent > 0 && this.#attesting >= concurrent) {
-      const retryMs = concurrencyRetryMs.least + Math.random() * concurrencyRetryMs.spread;
-      throw exhausted(
-        `${concurrent} agents are being attested now, as many as may be (limits.attestation.concurrent)`,
-        retryMs,
-      );
-    }
-    this.#attesting += 1;
     return (error) => {
-      this.#attesting -= 1;
       if (isCallersFault(error)) this.#failures.charge(address);
     };
   }

@@ -243,6 +243,16 @@ describe('attestation', () => {
     });
   });
 
+  it("does not let one attestor make another's agents", async () => {
+    const test = proves({ agentPath: '/spire/agent/join_token/1' });
+    const { attest, store } = await attestationWith({ test });
+    await expect(attest({ csr: await newCsr() })).rejects.toMatchObject({
+      code: 'internal',
+      message: expect.stringContaining('belongs to "join_token"'),
+    });
+    expect(await store.agents.list()).toEqual([]);
+  });
+
   it('does not let a certificate leave that could not be recorded', async () => {
     const failing = (store: AgentStore): AgentStore => ({
       ...bound(store),

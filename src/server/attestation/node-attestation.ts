@@ -54,7 +54,7 @@ export class NodeAttestation {
     if (csr.keyType === undefined) verifyCsr(csr);
     // The attestor first: a caller without a proof must not cost us a signature check.
     const node = await attestor.verify(request.payload, { ...options, publicKey: csr.spki });
-    const id = this.#agentIdFrom(node.agentPath);
+    const id = this.#agentIdFrom(node.agentPath, request.type);
     await this.#deps.entries.adoptBelow(id);
     verifyCsr(csr);
     if ((await this.#deps.agents.find(id))?.banned === true) {
@@ -93,13 +93,21 @@ export class NodeAttestation {
     return svid;
   }
 
-  #agentIdFrom(path: string): SpiffeId {
+  #agentIdFrom(path: string, type: string): SpiffeId {
     if (path === '/spire/server')
       throw new AppError('internal', 'agent ID cannot collide with the server ID');
     if (!path.startsWith('/spire/agent/')) {
       throw new AppError(
         'internal',
         `node attestor gave the agent path "${path}"; /spire/agent/… was expected`,
+      );
+    }
+    const [, , , space = ''] = path.split('/');
+    // A template may begin as it likes, but not make agents of one attestor out of those of another.
+    if (space !== type && this.#deps.attestors.has(space)) {
+      throw new AppError(
+        'internal',
+        `node attestor "${type}" gave the agent path "${path}", which belongs to "${space}"; change its agentPathTemplate`,
       );
     }
     return SpiffeId.of(this.#deps.trustDomain, path);
