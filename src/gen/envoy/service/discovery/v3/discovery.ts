@@ -31,6 +31,36 @@ export interface DiscoveryResponse {
   controlPlane: ControlPlane | undefined;
 }
 
+export interface DeltaDiscoveryRequest {
+  node: Node | undefined;
+  typeUrl: string;
+  resourceNamesSubscribe: string[];
+  resourceNamesUnsubscribe: string[];
+  initialResourceVersions: { [key: string]: string };
+  responseNonce: string;
+  errorDetail: Status | undefined;
+}
+
+export interface DeltaDiscoveryRequest_InitialResourceVersionsEntry {
+  key: string;
+  value: string;
+}
+
+export interface DeltaDiscoveryResponse {
+  systemVersionInfo: string;
+  resources: Resource[];
+  typeUrl: string;
+  nonce: string;
+  removedResources: string[];
+  controlPlane: ControlPlane | undefined;
+}
+
+export interface Resource {
+  version: string;
+  resource: Any | undefined;
+  name: string;
+}
+
 function createBaseDiscoveryRequest(): DiscoveryRequest {
   return {
     versionInfo: "",
@@ -214,6 +244,368 @@ export const DiscoveryResponse: MessageFns<DiscoveryResponse> = {
             }
 
             message.controlPlane = ControlPlane.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseDeltaDiscoveryRequest(): DeltaDiscoveryRequest {
+  return {
+    node: undefined,
+    typeUrl: "",
+    resourceNamesSubscribe: [],
+    resourceNamesUnsubscribe: [],
+    initialResourceVersions: {},
+    responseNonce: "",
+    errorDetail: undefined,
+  };
+}
+
+export const DeltaDiscoveryRequest: MessageFns<DeltaDiscoveryRequest> = {
+  encode(message: DeltaDiscoveryRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.node !== undefined) {
+      Node.encode(message.node, writer.uint32(10).fork()).join();
+    }
+    if (message.typeUrl !== "") {
+      writer.uint32(18).string(message.typeUrl);
+    }
+    for (const v of message.resourceNamesSubscribe) {
+      writer.uint32(26).string(v!);
+    }
+    for (const v of message.resourceNamesUnsubscribe) {
+      writer.uint32(34).string(v!);
+    }
+    globalThis.Object.entries(message.initialResourceVersions).forEach(([key, value]: [string, string]) => {
+      DeltaDiscoveryRequest_InitialResourceVersionsEntry.encode({ key: key as any, value }, writer.uint32(42).fork())
+        .join();
+    });
+    if (message.responseNonce !== "") {
+      writer.uint32(50).string(message.responseNonce);
+    }
+    if (message.errorDetail !== undefined) {
+      Status.encode(message.errorDetail, writer.uint32(58).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DeltaDiscoveryRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDeltaDiscoveryRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.node = Node.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.typeUrl = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.resourceNamesSubscribe.push(reader.string());
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.resourceNamesUnsubscribe.push(reader.string());
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            const entry5 = DeltaDiscoveryRequest_InitialResourceVersionsEntry.decode(reader, reader.uint32());
+            if (entry5.value !== undefined) {
+              message.initialResourceVersions[entry5.key] = entry5.value;
+            }
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.responseNonce = reader.string();
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.errorDetail = Status.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseDeltaDiscoveryRequest_InitialResourceVersionsEntry(): DeltaDiscoveryRequest_InitialResourceVersionsEntry {
+  return { key: "", value: "" };
+}
+
+export const DeltaDiscoveryRequest_InitialResourceVersionsEntry: MessageFns<
+  DeltaDiscoveryRequest_InitialResourceVersionsEntry
+> = {
+  encode(
+    message: DeltaDiscoveryRequest_InitialResourceVersionsEntry,
+    writer: BinaryWriter = new BinaryWriter(),
+  ): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== "") {
+      writer.uint32(18).string(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DeltaDiscoveryRequest_InitialResourceVersionsEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDeltaDiscoveryRequest_InitialResourceVersionsEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.value = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseDeltaDiscoveryResponse(): DeltaDiscoveryResponse {
+  return {
+    systemVersionInfo: "",
+    resources: [],
+    typeUrl: "",
+    nonce: "",
+    removedResources: [],
+    controlPlane: undefined,
+  };
+}
+
+export const DeltaDiscoveryResponse: MessageFns<DeltaDiscoveryResponse> = {
+  encode(message: DeltaDiscoveryResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.systemVersionInfo !== "") {
+      writer.uint32(10).string(message.systemVersionInfo);
+    }
+    for (const v of message.resources) {
+      Resource.encode(v!, writer.uint32(18).fork()).join();
+    }
+    if (message.typeUrl !== "") {
+      writer.uint32(34).string(message.typeUrl);
+    }
+    if (message.nonce !== "") {
+      writer.uint32(42).string(message.nonce);
+    }
+    for (const v of message.removedResources) {
+      writer.uint32(50).string(v!);
+    }
+    if (message.controlPlane !== undefined) {
+      ControlPlane.encode(message.controlPlane, writer.uint32(58).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DeltaDiscoveryResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDeltaDiscoveryResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.systemVersionInfo = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.resources.push(Resource.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.typeUrl = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.nonce = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.removedResources.push(reader.string());
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.controlPlane = ControlPlane.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseResource(): Resource {
+  return { version: "", resource: undefined, name: "" };
+}
+
+export const Resource: MessageFns<Resource> = {
+  encode(message: Resource, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.version !== "") {
+      writer.uint32(10).string(message.version);
+    }
+    if (message.resource !== undefined) {
+      Any.encode(message.resource, writer.uint32(18).fork()).join();
+    }
+    if (message.name !== "") {
+      writer.uint32(26).string(message.name);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Resource {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseResource();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.version = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.resource = Any.decode(reader, reader.uint32());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.name = reader.string();
             continue;
           }
         }

@@ -19,7 +19,12 @@ import {
   type ServiceError,
   type UntypedServiceImplementation,
 } from "@grpc/grpc-js";
-import { DiscoveryRequest, DiscoveryResponse } from "../../discovery/v3/discovery.ts";
+import {
+  DeltaDiscoveryRequest,
+  DeltaDiscoveryResponse,
+  DiscoveryRequest,
+  DiscoveryResponse,
+} from "../../discovery/v3/discovery.ts";
 
 export const protobufPackage = "envoy.service.secret.v3";
 
@@ -37,6 +42,17 @@ export const SecretDiscoveryServiceService = {
     responseSerialize: (value: DiscoveryResponse): Buffer => Buffer.from(DiscoveryResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): DiscoveryResponse => DiscoveryResponse.decode(value),
   },
+  deltaSecrets: {
+    path: "/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets" as const,
+    requestStream: true as const,
+    responseStream: true as const,
+    requestSerialize: (value: DeltaDiscoveryRequest): Buffer =>
+      Buffer.from(DeltaDiscoveryRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): DeltaDiscoveryRequest => DeltaDiscoveryRequest.decode(value),
+    responseSerialize: (value: DeltaDiscoveryResponse): Buffer =>
+      Buffer.from(DeltaDiscoveryResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): DeltaDiscoveryResponse => DeltaDiscoveryResponse.decode(value),
+  },
   fetchSecrets: {
     path: "/envoy.service.secret.v3.SecretDiscoveryService/FetchSecrets" as const,
     requestStream: false as const,
@@ -50,6 +66,7 @@ export const SecretDiscoveryServiceService = {
 
 export interface SecretDiscoveryServiceServer extends UntypedServiceImplementation {
   streamSecrets: handleBidiStreamingCall<DiscoveryRequest, DiscoveryResponse>;
+  deltaSecrets: handleBidiStreamingCall<DeltaDiscoveryRequest, DeltaDiscoveryResponse>;
   fetchSecrets: handleUnaryCall<DiscoveryRequest, DiscoveryResponse>;
 }
 
@@ -60,6 +77,12 @@ export interface SecretDiscoveryServiceClient extends Client {
     metadata: Metadata,
     options?: Partial<CallOptions>,
   ): ClientDuplexStream<DiscoveryRequest, DiscoveryResponse>;
+  deltaSecrets(): ClientDuplexStream<DeltaDiscoveryRequest, DeltaDiscoveryResponse>;
+  deltaSecrets(options: Partial<CallOptions>): ClientDuplexStream<DeltaDiscoveryRequest, DeltaDiscoveryResponse>;
+  deltaSecrets(
+    metadata: Metadata,
+    options?: Partial<CallOptions>,
+  ): ClientDuplexStream<DeltaDiscoveryRequest, DeltaDiscoveryResponse>;
   fetchSecrets(
     request: DiscoveryRequest,
     callback: (error: ServiceError | null, response: DiscoveryResponse) => void,

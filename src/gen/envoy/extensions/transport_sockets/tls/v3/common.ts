@@ -6,6 +6,7 @@
 
 /* eslint-disable */
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
+import { UInt32Value } from "../../../../../google/protobuf/wrappers.ts";
 import { DataSource } from "../../../../config/core/v3/base.ts";
 import { TypedExtensionConfig } from "../../../../config/core/v3/extension.ts";
 
@@ -21,6 +22,7 @@ export interface TlsCertificate {
 export interface CertificateValidationContext {
   trustedCa: DataSource | undefined;
   customValidatorConfig: TypedExtensionConfig | undefined;
+  maxVerifyDepth: number | undefined;
 }
 
 function createBaseTlsCertificate(): TlsCertificate {
@@ -81,7 +83,7 @@ export const TlsCertificate: MessageFns<TlsCertificate> = {
 };
 
 function createBaseCertificateValidationContext(): CertificateValidationContext {
-  return { trustedCa: undefined, customValidatorConfig: undefined };
+  return { trustedCa: undefined, customValidatorConfig: undefined, maxVerifyDepth: undefined };
 }
 
 export const CertificateValidationContext: MessageFns<CertificateValidationContext> = {
@@ -91,6 +93,9 @@ export const CertificateValidationContext: MessageFns<CertificateValidationConte
     }
     if (message.customValidatorConfig !== undefined) {
       TypedExtensionConfig.encode(message.customValidatorConfig, writer.uint32(98).fork()).join();
+    }
+    if (message.maxVerifyDepth !== undefined) {
+      UInt32Value.encode({ value: message.maxVerifyDepth! }, writer.uint32(130).fork()).join();
     }
     return writer;
   },
@@ -122,6 +127,14 @@ export const CertificateValidationContext: MessageFns<CertificateValidationConte
             }
 
             message.customValidatorConfig = TypedExtensionConfig.decode(reader, reader.uint32());
+            continue;
+          }
+          case 16: {
+            if (tag !== 130) {
+              break;
+            }
+
+            message.maxVerifyDepth = UInt32Value.decode(reader, reader.uint32()).value;
             continue;
           }
         }
