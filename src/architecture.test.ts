@@ -31,7 +31,7 @@ const rules: Rules = {
     'identity-file.ts': ['zod'],
     'entry-document.ts': ['zod'],
     // Skips the node of a request undecoded, which no generated decoder can.
-    'discovery-request.ts': ['@bufbuild/protobuf'],
+    'request-fields.ts': ['@bufbuild/protobuf'],
   },
   ranks: {
     server: [
@@ -49,6 +49,7 @@ const rules: Rules = {
       ['api', 'sync'],
       ['federation-sync', 'svid-signing'],
       ['workload', 'svid-cache', 'proxy-book', 'server-connection'],
+      ['svid-variants', 'shared-refusals'],
       ['agent-identity', 'entry-matcher', 'rotation-policy'],
       ['bootstrap'],
       ['issued-svid'],

@@ -2,6 +2,7 @@ import { describe, expect, it, onTestFinished } from 'vitest';
 import { HealthService, HealthCheckResponse_ServingStatus as Status } from '../gen/grpc/health/v1/health.ts';
 import { ServerReflectionService } from '../gen/grpc/reflection/v1/reflection.ts';
 import { State } from '../gen/signet/health/v1/health.ts';
+import { ListProxiesRequest, ProxiesService } from '../gen/signet/proxy/v1/proxy.ts';
 import { LoggerService } from '../gen/spire/api/agent/logger/v1/logger.ts';
 import { LogLevel } from '../gen/spire/api/types/logger.ts';
 import {
@@ -12,6 +13,8 @@ import {
   unixChannel,
 } from '../rpc/grpc-client.ts';
 import { healthy, startAgent } from '../testing/running-agent.ts';
+
+const anyProxy = ListProxiesRequest.decode(new Uint8Array());
 
 function channelTo(socket: string): ClientChannel {
   const channel = unixChannel(socket);
@@ -65,11 +68,14 @@ describe('the sockets of an agent', () => {
     expect(await servicesOf(admin)).toEqual([
       'signet.health.v1.Health',
       'spire.api.agent.logger.v1.Logger',
+      'signet.proxy.v1.Proxies',
       'grpc.health.v1.Health',
       'grpc.reflection.v1.ServerReflection',
       'grpc.reflection.v1alpha.ServerReflection',
     ]);
     const refused = { code: 'unimplemented' };
+    const others = callServerStream(workload, ProxiesService.listProxies, anyProxy);
+    await expect(others.next()).rejects.toMatchObject(refused);
     await expect(servicesOf(workload)).rejects.toMatchObject(refused);
     await expect(
       callUnary(workload, LoggerService.setLogLevel, { newLevel: LogLevel.DEBUG }),

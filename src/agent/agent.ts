@@ -4,6 +4,7 @@ import type { WorkloadAttestor } from '../plugin-api/workload-attestor.ts';
 import type { Caller } from '../rpc/caller.ts';
 import { grpcHealthApi } from '../rpc/grpc-health-api.ts';
 import { GrpcListener } from '../rpc/grpc-server.ts';
+import type { GrpcService } from '../rpc/handlers.ts';
 import { type HealthCheck, healthApi } from '../rpc/health-api.ts';
 import { listenerService } from '../rpc/listener-service.ts';
 import { loggerApi } from '../rpc/logger-api.ts';
@@ -15,8 +16,9 @@ import { Observable } from '../runtime/observable.ts';
 import type { Clock } from '../runtime/time.ts';
 import type { TrustDomain } from '../spiffe/spiffe-id.ts';
 import { AgentIdentity, type AgentIdentityState } from './agent-identity.ts';
-import { sdsApi } from './api/sds-api.ts';
-import { defaultStreamBudget, StreamBudget } from './api/stream-budget.ts';
+import { proxiesApi } from './api/proxies-api.ts';
+import { openSecretServices } from './api/secret-services.ts';
+import { StreamBudget } from './api/stream-budget.ts';
 import { type WorkloadApiDeps, workloadApi } from './api/workload-api.ts';
 import { Bootstrap } from './bootstrap.ts';
 import type { AgentConfig } from './config.ts';
@@ -48,7 +50,7 @@ export async function runAgent(
   const { trustDomain, clock, log } = parts;
   const state = new Observable<AgentIdentityState | undefined>(undefined);
   const connection = new ServerConnection({ address: config.server, trustDomain, identity: state, clock });
-  const cache = new SvidCache({ clock });
+  const cache = new SvidCache({ clock, keyType: config.svid.keyType });
   const identity = new AgentIdentity({
     trustDomain,
     state,
@@ -69,11 +71,16 @@ export async function runAgent(
     { client: () => connection.client(), identity, state, cache, clock, log },
     {
       intervalMs: config.syncInterval,
-      keyType: config.svid.keyType,
       windows: { first: config.svid.firstWindow, later: config.svid.renewWindow },
     },
   );
   const attestation = new WorkloadAttestation({ attestors: parts.workloadAttestors, log, clock });
+  const { streamsPerUid, nameBytesPerUid, namesPerStream } = config.limits;
+  const budget = new StreamBudget({ streams: streamsPerUid, nameBytes: nameBytesPerUid });
+  const sources = { attestation, cache, budget, clock, log };
+  const secrets = openSecretServices(config.sds, { ...sources, limits: { maxNames: namesPerStream } });
+  const agentId = () => state.value?.svid.id;
+  const proxies = proxiesApi({ ...secrets, trustDomain, agentId });
   const startedAtMs = clock.now();
   const checks = async () =>
     healthChecks({
@@ -85,6 +92,7 @@ export async function runAgent(
       sync: sync.status,
       entries: cache.entries.size,
       held: [...cache.entries.keys()].filter((id) => cache.findSvid(id) !== undefined).length,
+      sharedRefusals: secrets.book.sharedRefusals(),
       peerIdentification: parts.peerIdentification,
     });
   try {
@@ -92,11 +100,13 @@ export async function runAgent(
       [
         identity,
         sync,
+        secrets.fileRoots,
+        secrets.book,
         listenerService('workload socket', () =>
-          listenForWorkloads(config, { attestation, cache, checks, clock, log }),
+          listenForWorkloads(config, { ...sources, secrets: secrets.services, checks }),
         ),
         listenerService('admin socket', () =>
-          listenForAdministrators(config, { checks, startedAtMs, clock, log }),
+          listenForAdministrators(config, { proxies, checks, startedAtMs, clock, log }),
         ),
       ],
       { signal: options.signal, log, onReady: options.onReady },
@@ -114,6 +124,7 @@ type Checks = () => Promise<readonly HealthCheck[]>;
 function listenForAdministrators(
   config: AgentConfig,
   deps: {
+    readonly proxies: GrpcService;
     readonly checks: Checks;
     readonly startedAtMs: number;
     readonly clock: Clock;
@@ -124,6 +135,7 @@ function listenForAdministrators(
   const services = [
     healthApi({ role: 'agent', trustDomain: config.trustDomain, ...deps }),
     loggerApi('agent', log),
+    deps.proxies,
   ];
   return GrpcListener.unix({
     path: config.adminSocket,
@@ -137,14 +149,15 @@ function listenForAdministrators(
 
 function listenForWorkloads(
   config: AgentConfig,
-  deps: Omit<WorkloadApiDeps, 'budget'> & { readonly checks: Checks; readonly log: Logger },
+  deps: WorkloadApiDeps & {
+    readonly secrets: readonly GrpcService[];
+    readonly checks: Checks;
+    readonly log: Logger;
+  },
 ): Promise<GrpcListener> {
-  const { limits, sds } = config;
-  const budget = new StreamBudget({ ...defaultStreamBudget, streams: limits.streamsPerUid });
-  const services = [
-    sdsApi({ ...deps, budget, sds, limits: { maxNames: limits.namesPerStream } }),
-    workloadApi({ ...deps, budget }),
-  ];
+  const { limits } = config;
+  const { budget, secrets } = deps;
+  const services = [...secrets, workloadApi(deps)];
   return GrpcListener.unix({
     path: config.workloadSocket,
     mode: 0o666,

@@ -10,6 +10,9 @@ import { keyTypes } from '../x509/signature.ts';
 /** The server takes an agent for connected that has called within a minute; far below it, roots are known in time. */
 const syncIntervalBounds = { least: 100, most: 30_000 } as const;
 
+/** An Envoy answers within milliseconds; a busy one, or one that is being debugged, within a minute. */
+const ackTimeoutBounds = { least: 1_000, most: 3_600_000 } as const;
+
 const trustDomain = z.string().superRefine((name, context) => {
   try {
     TrustDomain.parse(name);
@@ -61,12 +64,44 @@ const sds = z
           .describe('SDS name of all bundles the workload may use.'),
       })
       .prefault({}),
+    aliases: z
+      .record(z.string(), z.string())
+      .default({})
+      .describe(
+        'More names: each stands for the certificate of a SPIFFE ID or the bundle of a trust-domain ID. See docs/sds.md.',
+      ),
+    fileRoots: z
+      .record(z.string(), z.string())
+      .default({})
+      .describe(
+        'Names such as `file-root:system` with the PEM file whose certificates they serve; no other file is.',
+      ),
+    unknownNames: z
+      .enum(['hold', 'fail'])
+      .default('hold')
+      .describe(
+        'What a name that nobody is ever served does: wait in vain, or end the stream as SPIRE does.',
+      ),
     validator: z
       .enum(['spiffe', 'x509'])
       .default('spiffe')
       .describe(
         'Form of validation contexts: the SPIFFE validator of Envoy, or plain trusted_ca for one domain.',
       ),
+    onWithdraw: z
+      .enum(['keep', 'block'])
+      .default('keep')
+      .describe(
+        'What a proxy that loses its entitlement is told: nothing, so that it keeps what it has until that expires, or to trust nobody.',
+      ),
+    ackTimeout: duration
+      .refine((ms) => ms >= ackTimeoutBounds.least && ms <= ackTimeoutBounds.most, 'expected 1s to 1h')
+      .prefault('30s')
+      .describe('How long a proxy may take to answer a secret before it counts as stalled: 1s to 1h.'),
+    closeStalled: z
+      .boolean()
+      .default(false)
+      .describe('End the stream of a stalled proxy, so that it connects anew.'),
   })
   .prefault({});
 
@@ -89,6 +124,11 @@ const limits = z
       .default(10_000)
       .describe('Streams of one user at the same time, on all its connections. 0 = no limit.'),
     namesPerStream: z.int().min(1).default(1_024).describe('Secret names one SDS stream may ask for.'),
+    nameBytesPerUid: z
+      .int()
+      .min(65_536)
+      .default(33_554_432)
+      .describe('Bytes of the secret names that all streams of one user hold.'),
     messageBytes: z.int().min(65_536).default(131_072).describe('Largest message that is read, in bytes.'),
   })
   .prefault({});

@@ -31,7 +31,7 @@ const entry = (id: string, ...federatesWith: readonly string[]) =>
 /** A federation sync with a cache of its own; it is started by hand, as rounds do. */
 function start(client: ServerClient) {
   const { log, lines } = memoryLogger();
-  const cache = new SvidCache({ clock: new FakeClock() });
+  const cache = new SvidCache({ clock: new FakeClock(), keyType: 'ec-p256' });
   cache.setBundle(bundle('example.org'));
   const sync = new FederationSync({ client: () => client, cache, log });
   const stopping = new AbortController();
@@ -141,6 +141,27 @@ describe('a federated bundle', () => {
     await round();
     expect(said('there again')).toHaveLength(1);
     expect(sync.status.problems.size).toBe(0);
+  });
+
+  it('that is missing is known to be awaited, failed or gone', async () => {
+    const { cache, round, view, held, answers } = await scripted({
+      'a.org': async () => bundle('a.org'),
+      'b.org': fails('unavailable'),
+    });
+    const missing = () => Object.fromEntries(view.value.missingBundles);
+    cache.setEntries([entry('web', 'a.org', 'b.org', 'c.org')]);
+    expect(missing()).toEqual({ 'a.org': 'awaited', 'b.org': 'awaited', 'c.org': 'awaited' });
+    await round();
+    expect([held(), missing()]).toEqual([['a.org'], { 'b.org': 'failed', 'c.org': 'gone' }]);
+    answers['b.org'] = async () => bundle('b.org');
+    answers['a.org'] = fails('unavailable');
+    await round();
+    expect([held(), missing()]).toEqual([['a.org', 'b.org'], { 'c.org': 'gone' }]);
+    // What is dropped is asked for anew before anything is said about it.
+    cache.setEntries([entry('api', 'b.org')]);
+    await round();
+    cache.setEntries([entry('web', 'b.org', 'c.org')]);
+    expect(missing()).toEqual({ 'c.org': 'awaited' });
   });
 
   it('of another domain never comes to speak for the one that was asked for', async () => {

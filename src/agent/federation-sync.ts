@@ -4,6 +4,7 @@ import type { Logger } from '../runtime/log.ts';
 import type { Bundle } from '../spiffe/bundle.ts';
 import type { TrustDomain } from '../spiffe/spiffe-id.ts';
 import type { SvidCache } from './svid-cache.ts';
+import type { MissingBundle } from './workload-view.ts';
 
 /** Bundles that are fetched at the same time, as SPIRE agents do. */
 const maxFetches = 10;
@@ -31,6 +32,8 @@ export class FederationSync {
   readonly #deps: Deps;
   readonly #held = new Map<string, Bundle>();
   readonly #problems = new Map<string, string>();
+  /** What of the wanted is not held, once it has been asked for. */
+  readonly #missing = new Map<string, MissingBundle>();
   /** In the order in which they are to be fetched: who waits already keeps its place. */
   readonly #waiting = new Map<string, TrustDomain>();
   readonly #running = new Map<string, Promise<void>>();
@@ -47,7 +50,7 @@ export class FederationSync {
   /** Drops the federated bundles that no entry needs, and starts to fetch the others; does not wait for them. */
   start(signal: AbortSignal): void {
     const wanted = new Map(this.#deps.cache.federatedTrustDomains().map((domain) => [domain.name, domain]));
-    for (const known of [this.#held, this.#problems, this.#waiting]) {
+    for (const known of [this.#held, this.#missing, this.#problems, this.#waiting]) {
       for (const name of known.keys()) if (!wanted.has(name)) known.delete(name);
     }
     this.#publish();
@@ -82,12 +85,14 @@ export class FederationSync {
     if (isBundle(outcome)) this.#held.set(domain.name, outcome);
     // Gone at the server is as good as distrusted; any other failure proves nothing.
     else if (isAppError(outcome, 'not-found')) this.#held.delete(domain.name);
+    if (this.#held.has(domain.name)) this.#missing.delete(domain.name);
+    else this.#missing.set(domain.name, isAppError(outcome, 'not-found') ? 'gone' : 'failed');
     this.#note(domain, isBundle(outcome) ? undefined : errorText(outcome));
     this.#publish();
   }
 
   #publish(): void {
-    this.#deps.cache.setFederatedBundles([...this.#held.values()]);
+    this.#deps.cache.setFederatedBundles([...this.#held.values()], this.#missing);
   }
 
   /** Each problem once, and its end. */

@@ -1,6 +1,7 @@
 import type { HealthCheck } from '../rpc/health-api.ts';
 import type { SpiffeId } from '../spiffe/spiffe-id.ts';
 import type { X509Svid } from '../spiffe/x509-svid.ts';
+import type { SharedRefusal } from './shared-refusals.ts';
 import type { SyncStatus } from './sync.ts';
 
 /** What an agent knows of itself at one moment. */
@@ -15,6 +16,8 @@ export interface AgentStatus {
   /** Registered for this node, and of these with a certificate. */
   readonly entries: number;
   readonly held: number;
+  /** Versions of secrets that more than one proxy refuses. */
+  readonly sharedRefusals: readonly SharedRefusal[];
   readonly peerIdentification: 'SO_PEERPIDFD' | 'pidfd_open';
 }
 
@@ -25,6 +28,7 @@ export function healthChecks(status: AgentStatus): readonly HealthCheck[] {
     serverCheck(status),
     svidCheck(status),
     ...federationCheck(status),
+    ...proxiesCheck(status),
     callerCheck(status),
   ];
 }
@@ -87,6 +91,23 @@ function federationCheck({ sync }: AgentStatus): readonly HealthCheck[] {
       state: first === undefined ? 'ok' : 'degraded',
       message: withProblem(`${held} of ${wanted} federated bundles`, first),
       nextStep: first === undefined ? '' : 'see `signet bundle list` at the server',
+    },
+  ];
+}
+
+/** Nothing as long as no secret is refused by more than one proxy: of a single one the fault may be its own. */
+function proxiesCheck({ sharedRefusals }: AgentStatus): readonly HealthCheck[] {
+  const [first] = sharedRefusals;
+  if (first === undefined) return [];
+  const { name, version, pids, error } = first;
+  const more = sharedRefusals.length > 1 ? `; and ${sharedRefusals.length - 1} more such secrets` : '';
+  return [
+    {
+      name: 'proxies refuse a secret',
+      state: 'degraded',
+      message: `${pids.length} proxies refuse "${name}" (version ${version}): ${error}${more}`,
+      nextStep:
+        'see `signet proxy list --refused` for which, and `signet proxy show PID`; they keep the last good version',
     },
   ];
 }

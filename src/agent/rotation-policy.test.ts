@@ -60,19 +60,21 @@ describe('the SVIDs to sign', () => {
       expiresInMs?: number;
       renewInMs?: number;
       isWatched?: boolean;
+      isVariant?: boolean;
       entry?: Parameters<typeof testEntry>[0];
     } = {},
   ): Promise<SvidState> {
     const entry = testEntry({ id, ...options.entry });
-    const { expiresInMs, renewInMs = hourMs, isWatched = false } = options;
-    if (expiresInMs === undefined) return { entry, held: undefined, isWatched };
+    const { expiresInMs, renewInMs = hourMs, isWatched = false, isVariant = false } = options;
+    const common = { entry, isWatched, isVariant, keyType: isVariant ? 'rsa-2048' : 'ec-p256' } as const;
+    if (expiresInMs === undefined) return { ...common, held: undefined };
     const nowMs = issuedAtMs;
     const held = await authority.sign(testEntry({ id }), {
       issuedAtMs: nowMs - hourMs,
       notAfterMs: nowMs + expiresInMs,
       renewAtMs: nowMs + renewInMs,
     });
-    return { entry, held, isWatched };
+    return { ...common, held };
   }
 
   test.each([
@@ -110,15 +112,17 @@ describe('the SVIDs to sign', () => {
     expect(dueSvids([await state('a', options)], issuedAtMs)[0]?.reason).toBe(reason);
   });
 
-  test('come in the order of need: waited for, then by expiry, then made in advance', async () => {
+  test('come in the order of need: waited for, variants behind, then by expiry, then made in advance', async () => {
     const states = await Promise.all([
       state('in-advance'),
+      state('variant', { isWatched: true, isVariant: true }),
       state('expires-late', { expiresInMs: 9_000, renewInMs: -1 }),
       state('waited-for', { isWatched: true }),
       state('expires-soon', { expiresInMs: 1_000, renewInMs: -1 }),
     ]);
     expect(dueSvids(states, issuedAtMs).map(({ entry }) => entry.id)).toEqual([
       'waited-for',
+      'variant',
       'expires-soon',
       'expires-late',
       'in-advance',

@@ -1,4 +1,5 @@
 import type { RegistrationEntry } from '../spiffe/registration-entry.ts';
+import type { KeyType } from '../x509/signature.ts';
 import type { HeldSvid } from './workload-view.ts';
 
 /** A part of a lifetime, as shares from 0 to 1 counted from issuance. */
@@ -34,30 +35,34 @@ export type DueReason = 'missing' | 'changed' | 'renewal';
 /** An SVID to be signed. */
 export interface DueSvid {
   readonly entry: RegistrationEntry;
+  readonly keyType: KeyType;
   readonly reason: DueReason;
 }
 
-/** What is known of the SVID of one entry. */
+/** What is known of the SVID of one entry with one kind of key. */
 export interface SvidState {
   readonly entry: RegistrationEntry;
+  readonly keyType: KeyType;
+  /** True for another kind of key than the usual one. */
+  readonly isVariant: boolean;
   readonly held: HeldSvid | undefined;
   /** Whether a connected workload is entitled to it. */
   readonly isWatched: boolean;
 }
 
 /**
- * The SVIDs to sign now, most urgent first: those a workload waits for, then by expiry, the earliest first; last the
- * ones that are only made in advance.
+ * The SVIDs to sign now, most urgent first: those a workload waits for (variants, which some callers want several of,
+ * behind), then by expiry, the earliest first; last the ones that are only made in advance.
  */
 export function dueSvids(states: Iterable<SvidState>, nowMs: number): readonly DueSvid[] {
   const due: (DueSvid & { readonly urgency: number })[] = [];
   for (const state of states) {
     const reason = dueReason(state, nowMs);
     if (reason === undefined) continue;
-    due.push({ entry: state.entry, reason, urgency: urgencyOf(state, reason) });
+    due.push({ entry: state.entry, keyType: state.keyType, reason, urgency: urgencyOf(state, reason) });
   }
   due.sort((a, b) => a.urgency - b.urgency);
-  return due.map(({ entry, reason }) => ({ entry, reason }));
+  return due.map(({ entry, keyType, reason }) => ({ entry, keyType, reason }));
 }
 
 function dueReason({ entry, held, isWatched }: SvidState, nowMs: number): DueReason | undefined {
@@ -68,9 +73,10 @@ function dueReason({ entry, held, isWatched }: SvidState, nowMs: number): DueRea
   return held.renewAtMs <= nowMs ? 'renewal' : undefined;
 }
 
-function urgencyOf({ held, isWatched }: SvidState, reason: DueReason): number {
+function urgencyOf({ held, isWatched, isVariant }: SvidState, reason: DueReason): number {
   if (reason !== 'missing' && held !== undefined) return held.svid.notAfterMs;
-  return isWatched ? 0 : Number.MAX_SAFE_INTEGER;
+  if (!isWatched) return Number.MAX_SAFE_INTEGER;
+  return isVariant ? 1 : 0;
 }
 
 /** Whether a certificate signed for `then` lacks something that `now` wants in it. */

@@ -20,7 +20,7 @@ let clock: FakeClock;
 let cache: SvidCache;
 beforeEach(() => {
   clock = new FakeClock();
-  cache = new SvidCache({ clock });
+  cache = new SvidCache({ clock, keyType: 'ec-p256' });
 });
 
 function watch(...selectors: string[]): Watch {

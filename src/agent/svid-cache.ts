@@ -4,25 +4,45 @@ import type { Bundle } from '../spiffe/bundle.ts';
 import type { RegistrationEntry } from '../spiffe/registration-entry.ts';
 import { canonicalSelectors, type Selector, selectorText } from '../spiffe/selector.ts';
 import type { TrustDomain } from '../spiffe/spiffe-id.ts';
+import type { KeyType } from '../x509/signature.ts';
 import { EntryMatcher } from './entry-matcher.ts';
-import { type DueSvid, dueSvids } from './rotation-policy.ts';
-import { emptyView, type HeldSvid, identitiesOf, isSameView, type WorkloadView } from './workload-view.ts';
+import { type DueSvid, dueSvids, type SvidState } from './rotation-policy.ts';
+import { SvidVariants, type Wishes } from './svid-variants.ts';
+import {
+  areSameEntries,
+  emptyView,
+  type HeldSvid,
+  identitiesOf,
+  isSameView,
+  type MissingBundle,
+  type WantedKeyType,
+  type WorkloadView,
+} from './workload-view.ts';
 
 /** The view of all workloads that have the same selectors. */
 interface SharedView {
   readonly selectors: ReadonlySet<string>;
   readonly view: Observable<WorkloadView>;
+  /** Of those watchers that have any. */
+  readonly wishes: Set<Wishes>;
   entries: readonly RegistrationEntry[];
   watchers: number;
 }
 
-/** A workload's hold on its view; `release` may be called more than once. */
+/** A workload's hold on its view. */
 export interface Watch {
   readonly view: Observable<WorkloadView>;
+  /**
+   * Replaces what other kinds of keys this workload wants. They come into the view as they are signed, and are renewed
+   * as long as they are wanted. What is not in the view is not signed, whatever the wish.
+   */
+  wantKeyTypes(wanted: readonly WantedKeyType[]): void;
+  /** May be called more than once. */
   release(): void;
 }
 
 const noBundles: readonly Bundle[] = [];
+const noMissing: ReadonlyMap<string, MissingBundle> = new Map();
 
 /**
  * What the agent knows and holds, and who may see which part of it. The sync loop puts entries, SVIDs and bundles
@@ -31,11 +51,15 @@ const noBundles: readonly Bundle[] = [];
  */
 export class SvidCache {
   readonly #clock: Clock;
+  readonly #keyType: KeyType;
+  readonly #variants: SvidVariants;
   #entries: ReadonlyMap<string, RegistrationEntry> = new Map();
   #matcher = new EntryMatcher([]);
   #isSynced = false;
   #bundle: Bundle | undefined;
   #federated: ReadonlyMap<string, Bundle> = new Map();
+  /** By name, the trust domains whose bundles the server has been asked for in vain. */
+  #missing: ReadonlyMap<string, MissingBundle> = new Map();
   /** Names of trust domains → one list for all views that have these, so that what is made of it is shared too. */
   readonly #federatedLists = new Map<string, readonly Bundle[]>();
   readonly #held = new Map<string, HeldSvid>();
@@ -45,12 +69,15 @@ export class SvidCache {
   /** Entries whose SVID has been asked for already and has not come yet. */
   readonly #demanded = new Set<string>();
 
-  constructor(deps: { readonly clock: Clock }) {
+  /** `keyType` is the kind of key that all SVIDs have; others are made when somebody wants them. */
+  constructor(deps: { readonly clock: Clock; readonly keyType: KeyType }) {
     this.#clock = deps.clock;
+    this.#keyType = deps.keyType;
+    this.#variants = new SvidVariants({ clock: deps.clock, usual: deps.keyType });
   }
 
   /**
-   * Set when a workload comes that is entitled to an SVID which is not there. Once per SVID: callers who connect over
+   * Set when a workload wants an SVID that it is entitled to and that is not there. Once per SVID: callers who connect over
    * and over again cannot make the agent ask its server as often.
    */
   get demand(): Observable<number> {
@@ -75,14 +102,18 @@ export class SvidCache {
 
   /** The SVIDs to sign now, most urgent first. */
   due(): readonly DueSvid[] {
-    const states = [...this.#entries.values()].map((entry) => ({
+    const states: SvidState[] = [...this.#entries.values()].map((entry) => ({
       entry,
+      keyType: this.#keyType,
+      isVariant: false,
       held: this.#held.get(entry.id),
       isWatched: this.#viewsOfEntry.has(entry.id),
     }));
+    states.push(...this.#variants.states(this.#entries));
     return dueSvids(states, this.#clock.now());
   }
 
+  /** With the usual kind of key. */
   findSvid(entryId: string): HeldSvid | undefined {
     return this.#held.get(entryId);
   }
@@ -99,12 +130,14 @@ export class SvidCache {
     for (const [id, held] of this.#held) {
       if (!mayHold(next.get(id), held)) this.#held.delete(id);
     }
+    this.#variants.retain((held) => mayHold(next.get(held.entry.id), held));
     for (const id of this.#demanded) if (!next.has(id)) this.#demanded.delete(id);
     this.#matcher = new EntryMatcher(next.values());
     this.#viewsOfEntry.clear();
     for (const shared of this.#views.values()) {
       this.#match(shared);
       this.#update(shared);
+      for (const wishes of shared.wishes) wishes.resolve(shared.view.value.identities);
     }
     this.#forgetUnusedLists();
   }
@@ -113,6 +146,10 @@ export class SvidCache {
   putSvids(svids: readonly HeldSvid[]): void {
     const accepted = svids.filter((held) => mayHold(this.#entries.get(held.entry.id), held));
     for (const held of accepted) {
+      if (held.keyType !== this.#keyType) {
+        this.#variants.put(held);
+        continue;
+      }
       this.#held.set(held.entry.id, held);
       this.#demanded.delete(held.entry.id);
     }
@@ -123,8 +160,9 @@ export class SvidCache {
   expire(nowMs: number): readonly HeldSvid[] {
     const expired = [...this.#held.values()].filter((held) => held.svid.notAfterMs <= nowMs);
     for (const held of expired) this.#held.delete(held.entry.id);
-    this.#updateViewsOf(expired);
-    return expired;
+    const variants = this.#variants.expire(nowMs);
+    this.#updateViewsOf([...expired, ...variants]);
+    return [...expired, ...variants.filter((held) => held.svid.notAfterMs <= nowMs)];
   }
 
   setBundle(bundle: Bundle): void {
@@ -133,8 +171,11 @@ export class SvidCache {
     for (const shared of this.#views.values()) this.#update(shared);
   }
 
-  /** Makes these the only federated bundles. */
-  setFederatedBundles(bundles: readonly Bundle[]): void {
+  /** Makes these the only federated bundles; `missing` says of which others it is known why they are not there. */
+  setFederatedBundles(
+    bundles: readonly Bundle[],
+    missing: ReadonlyMap<string, MissingBundle> = new Map(),
+  ): void {
     const next = new Map<string, Bundle>();
     for (const bundle of bundles) {
       const known = this.#federated.get(bundle.trustDomain.name);
@@ -142,8 +183,9 @@ export class SvidCache {
     }
     const isSame =
       next.size === this.#federated.size && [...next].every(([n, b]) => this.#federated.get(n) === b);
-    if (isSame) return;
+    if (isSame && areSameEntries(missing, this.#missing)) return;
     this.#federated = next;
+    this.#missing = new Map(missing);
     for (const shared of this.#views.values()) this.#update(shared);
   }
 
@@ -155,14 +197,28 @@ export class SvidCache {
     const shared = this.#views.get(key) ?? this.#newView(key, texts);
     shared.watchers += 1;
     this.#noteDemand(shared.view.value);
+    const wishes = this.#variants.newWishes();
     let isReleased = false;
     return {
       view: shared.view,
+      wantKeyTypes: (wanted) => {
+        if (!isReleased) this.#want(shared, wishes, wanted);
+      },
       release: () => {
-        if (!isReleased) this.#release(key, shared);
+        if (isReleased) return;
+        this.#want(shared, wishes, []);
+        this.#release(key, shared);
         isReleased = true;
       },
     };
+  }
+
+  #want(shared: SharedView, wishes: Wishes, wanted: readonly WantedKeyType[]): void {
+    if (wanted.length === 0 && !shared.wishes.has(wishes)) return;
+    if (wanted.length === 0) shared.wishes.delete(wishes);
+    else shared.wishes.add(wishes);
+    const isNew = wishes.replace(wanted, shared.view.value.identities);
+    if (isNew) this.#demand.set(this.#demand.value + 1);
   }
 
   #noteDemand(view: WorkloadView): void {
@@ -173,7 +229,7 @@ export class SvidCache {
 
   #newView(key: string, texts: readonly string[]): SharedView {
     const view = new Observable(emptyView);
-    const shared: SharedView = { selectors: new Set(texts), view, entries: [], watchers: 0 };
+    const shared = { selectors: new Set(texts), view, wishes: new Set<Wishes>(), entries: [], watchers: 0 };
     this.#views.set(key, shared);
     this.#match(shared);
     this.#update(shared);
@@ -206,15 +262,24 @@ export class SvidCache {
   }
 
   #update(shared: SharedView): void {
-    const identities = identitiesOf(shared.entries, this.#held, this.#clock.now());
+    const held = { svids: this.#held, variants: this.#variants };
+    const identities = identitiesOf(shared.entries, held, this.#clock.now());
     const isNobody = identities.length === 0;
     const next: WorkloadView = {
       isSynced: this.#isSynced,
       identities,
       bundle: isNobody ? undefined : this.#bundle,
       federatedBundles: isNobody ? noBundles : this.#federatedList(shared.entries),
+      missingBundles: isNobody ? noMissing : this.#missingOf(shared.entries),
     };
     if (!isSameView(shared.view.value, next)) shared.view.set(next);
+  }
+
+  #missingOf(entries: readonly RegistrationEntry[]): ReadonlyMap<string, MissingBundle> {
+    const own = this.#bundle?.trustDomain.name;
+    const names = new Set(entries.flatMap(({ federatesWith }) => federatesWith.map(({ name }) => name)));
+    const missing = [...names].filter((name) => name !== own && !this.#federated.has(name));
+    return new Map(missing.map((name) => [name, this.#missing.get(name) ?? 'awaited']));
   }
 
   #federatedList(entries: readonly RegistrationEntry[]): readonly Bundle[] {

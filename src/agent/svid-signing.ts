@@ -5,31 +5,32 @@ import { askedWaitMs, type Clock } from '../runtime/time.ts';
 import { verifyX509Svid } from '../spiffe/x509-svid.ts';
 import type { Certificate } from '../x509/certificate.ts';
 import { buildCsr } from '../x509/csr.ts';
-import { createSoftwareSigner, generatePrivateKey, type KeyType } from '../x509/signature.ts';
+import { createSoftwareSigner, generatePrivateKey } from '../x509/signature.ts';
 import { type DueSvid, drawRenewalMs, type RenewalWindows } from './rotation-policy.ts';
 import type { SvidCache } from './svid-cache.ts';
 import type { HeldSvid } from './workload-view.ts';
 
-/**
- * CSRs in one call: small enough that the first identities are there soon, far below SPIRE's 500. An RSA key takes up
- * to seconds of a thread that others wait for.
- */
-const batchSizeOf = (type: KeyType): number => (type.startsWith('rsa') ? 2 : 100);
+/** CSRs in one call: small enough that the first identities are there soon, far below SPIRE's 500. */
+const batchSize = 100;
+/** The same for RSA keys, each of which takes up to seconds of a thread that others wait for. */
+const slowBatchSize = 2;
+const isSlow = ({ keyType }: DueSvid): boolean => keyType.startsWith('rsa');
+/** When the server does not sign an RSA key, no new one is made for so long. */
+const slowRetryMs = 30_000;
 
 /** A batch is tried again this often when the server asks for a wait, and for a wait of at most so long. */
 const maxWaits = 10;
 const longestWaitMs = 5_000;
 
 interface Deps {
-  readonly client: () => ServerClient;
+  readonly client: () => Pick<ServerClient, 'batchNewX509Svid'>;
   readonly cache: SvidCache;
   readonly clock: Clock;
   readonly log: Logger;
 }
 
-/** Which keys SVIDs get, and when they are renewed. */
+/** When SVIDs are renewed. */
 export interface SigningSettings {
-  readonly keyType: KeyType;
   readonly windows: RenewalWindows;
 }
 
@@ -42,23 +43,36 @@ interface SigningRequest {
   readonly privateKeyPem: string;
 }
 
-/** Has the server sign what the cache says is due, and puts only what every peer would accept into the cache. */
+/**
+ * Has the server sign what the cache says is due, and puts only what every peer would accept into the cache. RSA keys
+ * are made beside the rest, for which no round of the sync and no other kind of key waits.
+ */
 export class SvidSigning {
   readonly #deps: Deps;
   readonly #settings: SigningSettings;
+  /** The run that makes RSA keys, while there is one. */
+  #slow: Promise<void> | undefined;
+  /** What ended the last such run early. */
+  #slowProblem: string | undefined;
+  /** RSA keys that the server did not sign and that are still due. */
+  readonly #slowFailures = new Map<string, { readonly atMs: number; readonly text: string }>();
 
   constructor(deps: Deps, settings: SigningSettings) {
     this.#deps = deps;
     this.#settings = settings;
   }
 
-  /** Has all SVIDs signed that are due; throws `unavailable` with the first failure when there were any. */
+  /**
+   * Has the SVIDs signed that are due, and starts on those with RSA keys. Throws `unavailable` with the first failure
+   * when there were any, of RSA keys those of the last run that is over.
+   */
   async signDue(signal: AbortSignal): Promise<void> {
     const due = this.#deps.cache.due();
-    const failures: string[] = [];
-    const batchSize = batchSizeOf(this.#settings.keyType);
-    for (let start = 0; start < due.length && !signal.aborted; start += batchSize) {
-      failures.push(...(await this.#sign(due.slice(start, start + batchSize), signal)));
+    const failures = this.#startSlow(due.filter(isSlow), signal);
+    const quick = due.filter((one) => !isSlow(one));
+    for (let start = 0; start < quick.length && !signal.aborted; start += batchSize) {
+      const failed = await this.#sign(quick.slice(start, start + batchSize), signal);
+      failures.push(...failed.values());
     }
     if (failures[0] !== undefined) {
       throw new AppError(
@@ -68,23 +82,65 @@ export class SvidSigning {
     }
   }
 
-  /** Signs one batch and puts what is good into the cache; returns what failed. */
-  async #sign(batch: readonly DueSvid[], signal: AbortSignal): Promise<readonly string[]> {
+  /** Resolves when nothing is made beside the rounds any more. */
+  async settled(): Promise<void> {
+    await this.#slow;
+  }
+
+  /** Starts a run unless there is one; returns what has failed until now. */
+  #startSlow(due: readonly DueSvid[], signal: AbortSignal): string[] {
+    const keys = new Set(due.map(keyOf));
+    for (const key of this.#slowFailures.keys()) if (!keys.has(key)) this.#slowFailures.delete(key);
+    const problems = due.length === 0 || this.#slowProblem === undefined ? [] : [this.#slowProblem];
+    const failures = [...problems, ...[...this.#slowFailures.values()].map(({ text }) => text)];
+    if (due.length > 0) {
+      this.#slow ??= this.#signSlow(signal)
+        .then(() => undefined, errorText)
+        .then((problem) => {
+          this.#slowProblem = problem;
+          this.#slow = undefined;
+        });
+    }
+    return failures;
+  }
+
+  /** Looks for what is due before each batch, since what has become urgent meanwhile goes first. */
+  async #signSlow(signal: AbortSignal): Promise<void> {
+    const { cache, clock } = this.#deps;
+    while (!signal.aborted) {
+      const triedMs = (one: DueSvid) => this.#slowFailures.get(keyOf(one))?.atMs ?? Number.NEGATIVE_INFINITY;
+      const due = cache.due().filter((one) => isSlow(one) && triedMs(one) + slowRetryMs <= clock.now());
+      const batch = due.slice(0, slowBatchSize);
+      if (batch.length === 0) return;
+      const failed = await this.#sign(batch, signal);
+      for (const one of batch) {
+        const text = failed.get(one);
+        if (text === undefined) this.#slowFailures.delete(keyOf(one));
+        else this.#slowFailures.set(keyOf(one), { atMs: clock.now(), text });
+      }
+    }
+  }
+
+  /** Signs one batch and puts what is good into the cache; returns what failed, and why. */
+  async #sign(batch: readonly DueSvid[], signal: AbortSignal): Promise<ReadonlyMap<DueSvid, string>> {
     const { cache, log } = this.#deps;
     const requests = await Promise.all(batch.map((due) => this.#request(due)));
     const answers = await this.#answers(requests, signal);
     const held: HeldSvid[] = [];
-    const failures: string[] = [];
+    const failures = new Map<DueSvid, string>();
     for (const [i, request] of requests.entries()) {
       try {
         held.push(this.#checked(request, answers[i]));
       } catch (error) {
-        failures.push(`${request.due.entry.spiffeId}: ${errorText(error)}`);
+        failures.set(request.due, `${request.due.entry.spiffeId}: ${errorText(error)}`);
       }
     }
     cache.putSvids(held);
-    for (const { svid } of held) {
-      log.debug({ spiffeId: svid.id.toString(), expiresAt: new Date(svid.notAfterMs) }, 'SVID signed');
+    for (const { svid, keyType } of held) {
+      log.debug(
+        { spiffeId: svid.id.toString(), keyType, expiresAt: new Date(svid.notAfterMs) },
+        'SVID signed',
+      );
     }
     return failures;
   }
@@ -105,7 +161,7 @@ export class SvidSigning {
 
   /** A new key for each certificate. */
   async #request(due: DueSvid): Promise<SigningRequest> {
-    const key = await generatePrivateKey(this.#settings.keyType);
+    const key = await generatePrivateKey(due.keyType);
     const signer = createSoftwareSigner(key);
     const csr = await buildCsr({ signer, uris: [due.entry.spiffeId.toString()] });
     const privateKeyPem = key.export({ type: 'pkcs8', format: 'pem' }).toString();
@@ -115,7 +171,7 @@ export class SvidSigning {
   /** Nothing that a peer would refuse gets into the cache: profile, chain to our bundle, identity and key. */
   #checked(request: SigningRequest, answer: readonly Certificate[] | AppError | undefined): HeldSvid {
     const { cache, clock } = this.#deps;
-    const { entry, reason } = request.due;
+    const { entry, keyType, reason } = request.due;
     if (answer === undefined) throw new AppError('internal', 'the server left out an answer');
     if (answer instanceof AppError) throw answer;
     const nowMs = clock.now();
@@ -136,6 +192,10 @@ export class SvidSigning {
       isFirst: reason !== 'renewal',
       windows: this.#settings.windows,
     });
-    return { entry, svid, privateKeyPem: request.privateKeyPem, issuedAtMs: nowMs, renewAtMs };
+    return { entry, svid, keyType, privateKeyPem: request.privateKeyPem, issuedAtMs: nowMs, renewAtMs };
   }
+}
+
+function keyOf({ entry, keyType }: DueSvid): string {
+  return `${keyType} ${entry.id}`;
 }

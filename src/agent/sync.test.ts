@@ -50,11 +50,11 @@ async function start(
   const address = (await options.addressOf?.(server)) ?? server.address;
   const { log, lines } = memoryLogger();
   const agent = await agentAt(server, { address, clock });
-  const cache = new SvidCache({ clock });
+  const cache = new SvidCache({ clock, keyType: 'ec-p256' });
   const window = options.window ?? [0.5, 0.5];
   const sync = new Sync(
     { ...agent, cache, clock, log },
-    { intervalMs, keyType: 'ec-p256', windows: { first: window, later: window } },
+    { intervalMs, windows: { first: window, later: window } },
   );
   const attest = async () => agent.state.set(await ownIdentity(server));
   if (options.isAttested ?? true) await attest();

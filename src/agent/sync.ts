@@ -82,7 +82,7 @@ export class Sync implements Service {
     ready();
     // Side by side: a round may take minutes when the server does not answer.
     await Promise.all([this.#rounds(signal), this.#withdrawals(signal)]);
-    await this.#federation.settled();
+    await Promise.all([this.#federation.settled(), this.#signing.settled()]);
     for (const stop of stopListening) stop();
   }
 
@@ -106,8 +106,11 @@ export class Sync implements Service {
     const { clock, cache, log } = this.#deps;
     while (!signal.aborted) {
       await clock.sleep(expiryTickMs, signal);
-      for (const { svid } of cache.expire(clock.now())) {
-        log.error({ spiffeId: svid.id.toString() }, 'SVID expired before it could be renewed; withdrawn');
+      for (const { svid, keyType } of cache.expire(clock.now())) {
+        log.error(
+          { spiffeId: svid.id.toString(), keyType },
+          'SVID expired before it could be renewed; withdrawn',
+        );
       }
     }
   }

@@ -1,12 +1,14 @@
 import type { Bundle } from '../spiffe/bundle.ts';
 import type { RegistrationEntry } from '../spiffe/registration-entry.ts';
 import type { X509Svid } from '../spiffe/x509-svid.ts';
+import type { KeyType } from '../x509/signature.ts';
 
 /** An X.509-SVID with its key, as the agent holds it for a registration entry. Never changed: a renewal is a new one. */
 export interface HeldSvid {
   /** The entry as it was when this was signed. */
   readonly entry: RegistrationEntry;
   readonly svid: X509Svid;
+  readonly keyType: KeyType;
   /** PKCS#8 PEM. */
   readonly privateKeyPem: string;
   readonly issuedAtMs: number;
@@ -19,9 +21,20 @@ export interface Identity {
   readonly entry: RegistrationEntry;
   /** Undefined while it is not signed yet, and again once it has expired. */
   readonly svid: HeldSvid | undefined;
+  /** The same identity with other kinds of keys, as far as somebody has asked for them; expired ones are not in it. */
+  readonly variants: ReadonlyMap<KeyType, HeldSvid>;
   /** The entry's hint, but empty when an older entry of the same view has that hint (Workload API §5.2.1). */
   readonly hint: string;
 }
+
+/** Which identity of a view is meant: the first one, those of a SPIFFE ID, or the one with a hint. */
+export type IdentityChoice =
+  | { readonly kind: 'default-svid' }
+  | { readonly kind: 'svid'; readonly id: string }
+  | { readonly kind: 'hint'; readonly hint: string };
+
+/** A wish for an identity with this kind of key. */
+export type WantedKeyType = IdentityChoice & { readonly keyType: KeyType };
 
 /**
  * All that the workloads with one set of selectors may have. Who has no identity has no bundle either. The objects
@@ -35,7 +48,12 @@ export interface WorkloadView {
   readonly bundle: Bundle | undefined;
   /** Bundles of the trust domains that the identities federate with, by name; never the own one. */
   readonly federatedBundles: readonly Bundle[];
+  /** By name, the trust domains that the identities federate with and whose bundle is not there, with the reason. */
+  readonly missingBundles: ReadonlyMap<string, MissingBundle>;
 }
+
+/** Not asked for since the agent started, asked for in vain, or known to be none: only the last proves anything. */
+export type MissingBundle = 'awaited' | 'failed' | 'gone';
 
 /** The view of nobody before anything is known. */
 export const emptyView: WorkloadView = {
@@ -43,6 +61,7 @@ export const emptyView: WorkloadView = {
   identities: [],
   bundle: undefined,
   federatedBundles: [],
+  missingBundles: new Map(),
 };
 
 /** The stable order of identities: by creation, then by id. */
@@ -52,20 +71,63 @@ export function byAge(a: RegistrationEntry, b: RegistrationEntry): number {
   return a.id < b.id ? -1 : 1;
 }
 
+/**
+ * The identities that are meant: none when the workload is entitled to none such, several when entries of the same
+ * SPIFFE ID match. Of the default there is only the first: another would change the workload's identity under it.
+ */
+export function chosenIdentities(
+  identities: readonly Identity[],
+  choice: IdentityChoice,
+): readonly Identity[] {
+  switch (choice.kind) {
+    case 'default-svid':
+      return identities.slice(0, 1);
+    case 'svid':
+      return identities.filter(({ entry }) => entry.spiffeId.toString() === choice.id);
+    case 'hint':
+      return choice.hint === '' ? [] : identities.filter(({ hint }) => hint === choice.hint);
+  }
+}
+
+/** The SVID of an identity with this kind of key, or with the usual one; undefined while it is not there. */
+export function findHeldSvid({ svid, variants }: Identity, keyType?: KeyType): HeldSvid | undefined {
+  return keyType === undefined || svid?.keyType === keyType ? svid : variants.get(keyType);
+}
+
 /** The identities of `entries` (in the order of `byAge`), with what of each is valid now. */
 export function identitiesOf(
   entries: readonly RegistrationEntry[],
-  held: ReadonlyMap<string, HeldSvid>,
+  held: { readonly svids: ReadonlyMap<string, HeldSvid>; readonly variants: VariantsByEntry },
   nowMs: number,
 ): readonly Identity[] {
+  const isValid = (svid: HeldSvid | undefined) => svid !== undefined && svid.svid.notAfterMs > nowMs;
   const hints = new Set<string>();
   return entries.map((entry) => {
     const isTaken = hints.has(entry.hint);
     hints.add(entry.hint);
-    const svid = held.get(entry.id);
-    const isValid = svid !== undefined && svid.svid.notAfterMs > nowMs;
-    return { entry, svid: isValid ? svid : undefined, hint: isTaken ? '' : entry.hint };
+    const svid = held.svids.get(entry.id);
+    return {
+      entry,
+      svid: isValid(svid) ? svid : undefined,
+      variants: validOnes(held.variants.of(entry.id), isValid),
+      hint: isTaken ? '' : entry.hint,
+    };
   });
+}
+
+/** By entry id: SVIDs with other kinds of keys than the usual one. */
+interface VariantsByEntry {
+  of(entryId: string): ReadonlyMap<KeyType, HeldSvid>;
+}
+
+function validOnes(
+  variants: ReadonlyMap<KeyType, HeldSvid>,
+  isValid: (svid: HeldSvid) => boolean,
+): ReadonlyMap<KeyType, HeldSvid> {
+  for (const svid of variants.values()) {
+    if (!isValid(svid)) return new Map([...variants].filter(([, other]) => isValid(other)));
+  }
+  return variants;
 }
 
 /** True when both hold the very same objects. */
@@ -74,10 +136,21 @@ export function isSameView(a: WorkloadView, b: WorkloadView): boolean {
     a.isSynced === b.isSynced &&
     a.bundle === b.bundle &&
     a.federatedBundles === b.federatedBundles &&
+    areSameEntries(a.missingBundles, b.missingBundles) &&
     a.identities.length === b.identities.length &&
     a.identities.every((identity, index) => {
       const other = b.identities[index];
-      return identity.entry === other?.entry && identity.svid === other.svid && identity.hint === other.hint;
+      return (
+        identity.entry === other?.entry &&
+        identity.svid === other.svid &&
+        identity.hint === other.hint &&
+        areSameEntries(identity.variants, other.variants)
+      );
     })
   );
+}
+
+/** True when both map the same keys to the very same values. */
+export function areSameEntries<K, V>(a: ReadonlyMap<K, V>, b: ReadonlyMap<K, V>): boolean {
+  return a === b || (a.size === b.size && [...a].every(([key, value]) => b.get(key) === value));
 }

@@ -1,8 +1,8 @@
 import type { Command } from 'commander';
 import { runAgent } from '../agent/agent.ts';
-import { checkSdsNames } from '../agent/api/sds-names.ts';
+import { parseSdsNames } from '../agent/api/sds-names.ts';
 import { type AgentConfig, agentConfigSchema } from '../agent/config.ts';
-import { agentNodeAttestors, keyManagers, workloadAttestors } from '../plugins/builtin.ts';
+import { agentKeyManagers, agentNodeAttestors, workloadAttestors } from '../plugins/builtin.ts';
 import { availableIdentification } from '../rpc/peer-process.ts';
 import { readConfigFile } from '../runtime/config-file.ts';
 import { AppError } from '../runtime/error.ts';
@@ -101,10 +101,10 @@ function requireLinux(): void {
 /** Finds everything that is wrong with a configuration before anything is started. */
 function choose(config: AgentConfig, where: string) {
   TrustDomain.parse(config.trustDomain);
-  checkSdsNames(config.sds.names);
+  parseSdsNames(config.sds, `${where}: sds`);
   return {
     nodeAttestor: choosePlugin(config.nodeAttestor, agentNodeAttestors, `${where}: nodeAttestor`),
-    keyManager: choosePlugin(config.keyManager, keyManagers, `${where}: keyManager`),
+    keyManager: choosePlugin(config.keyManager, agentKeyManagers, `${where}: keyManager`),
     workloadAttestors: choosePlugins(
       config.workloadAttestors,
       workloadAttestors,

@@ -5,6 +5,11 @@ export interface PeerProcess {
   readonly pid: number;
   readonly uid: number;
   readonly gid: number;
+  /**
+   * Tells it from earlier and later processes with its number: when it started or, where /proc does not show that,
+   * something that no other connection has.
+   */
+  readonly instance: string;
   /** False once the process has exited: whatever was read from /proc/PID afterwards may be another's. */
   isAlive(): boolean;
 }

@@ -11,8 +11,15 @@ import type { Logger, LogLevel } from '../runtime/log.ts';
 import { LogLimiter } from '../runtime/log-limiter.ts';
 import type { Clock } from '../runtime/time.ts';
 import { type Caller, callerText } from './caller.ts';
-import type { AdmitCall, AnyHandler, Authorize, CallContext, GrpcService } from './handlers.ts';
-import { RunningCall, type SurfaceCall } from './running-call.ts';
+import type {
+  AdmitCall,
+  AnyHandler,
+  Authorize,
+  CallContext,
+  GrpcService,
+  RawBidiHandler,
+} from './handlers.ts';
+import { type CallKind, RunningCall, type SurfaceCall } from './running-call.ts';
 import type { CallStatus } from './status.ts';
 import { pump, requestsOf } from './streams.ts';
 
@@ -36,8 +43,10 @@ const logLevelOf = {
 /** Our own faults are worth more lines, but a caller who has found one must not fill the disk with it either. */
 const maxFaultLines = 100;
 
+type UnaryCall = ServerUnaryCall<unknown, unknown>;
 type DuplexCall = ServerDuplexStream<unknown, unknown>;
 type StreamCall = DuplexCall | ServerWritableStream<unknown, unknown>;
+type RawHandle = RawBidiHandler<never, never>['handle'];
 /** `admit` is called with the request, of a stream with the first message, before that is worked on. */
 type Work = (context: CallContext, admit: (request: unknown) => void) => Promise<unknown>;
 type MethodKind = {
@@ -66,6 +75,11 @@ export class CallRunner {
   readonly #failures: LogLimiter;
   readonly #faults: LogLimiter;
   readonly #running = new Set<RunningCall>();
+  readonly #forget = (call: RunningCall): void => {
+    this.#running.delete(call);
+    if (this.#running.size === 0) this.#onIdle();
+  };
+  readonly #streams: CallKind<StreamCall> = { isStream: true, end: endStream, onOver: this.#forget };
   #refusal: AppError | undefined;
   #onIdle: () => void = () => undefined;
 
@@ -114,15 +128,10 @@ export class CallRunner {
   #adapt(handler: AnyHandler): UntypedHandleCall {
     switch (handler.kind) {
       case 'unary':
-        return (call: ServerUnaryCall<unknown, unknown>, respond: sendUnaryData<unknown>) =>
-          this.#run(call, {
-            isStream: false,
-            work: async (context, admit) => {
-              admit(call.request);
-              return handler.handle(call.request as never, context);
-            },
-            end: (status, value) => respond(status ?? null, value),
-          });
+        return this.#unary(async (call, context, admit) => {
+          admit(call.request);
+          return handler.handle(call.request as never, context);
+        });
       case 'server-stream':
         return (call: ServerWritableStream<unknown, unknown>) =>
           this.#runStream(call, async (context, admit) => {
@@ -136,13 +145,7 @@ export class CallRunner {
             return pump(call, handler.handle(requests, context), context.signal);
           });
       case 'raw-bidi':
-        return (call: DuplexCall) =>
-          this.#runStream(call, (context) => {
-            const { promise, resolve, reject } = Promise.withResolvers<void>();
-            const end = (error?: unknown) => (error === undefined ? resolve() : reject(error));
-            handler.handle(call as ServerDuplexStream<never, never>, { ...context, end });
-            return promise;
-          });
+        return (call: DuplexCall) => void this.#hand(call, handler.handle as RawHandle);
     }
   }
 
@@ -153,42 +156,35 @@ export class CallRunner {
         new AppError('unimplemented', this.#deps.missing?.[path] ?? `${path} is not implemented`),
       );
     if (requestStream || responseStream) return (call: StreamCall) => this.#runStream(call, work);
-    return (call: ServerUnaryCall<unknown, unknown>, respond: sendUnaryData<unknown>) =>
-      this.#run(call, { isStream: false, work, end: (status, value) => respond(status ?? null, value) });
+    return this.#unary(work);
+  }
+
+  #unary(work: (call: UnaryCall, ...rest: Parameters<Work>) => Promise<unknown>): UntypedHandleCall {
+    return (call: UnaryCall, respond: sendUnaryData<unknown>) => {
+      const end = (_: SurfaceCall, status: CallStatus | undefined, value?: unknown) =>
+        respond(status ?? null, value);
+      const running = this.#begin(call, { isStream: false, end, onOver: this.#forget });
+      void this.#serve(call, running, (...rest) => work(call, ...rest));
+    };
   }
 
   #runStream(call: StreamCall, work: Work): void {
-    this.#run(call, { isStream: true, work, end: (status) => endStream(call, status) });
+    void this.#serve(call, this.#begin(call, this.#streams), work);
   }
 
-  #run(
-    call: SurfaceCall,
-    parts: {
-      readonly isStream: boolean;
-      readonly work: Work;
-      readonly end: (status: CallStatus | undefined, value?: unknown) => void;
-    },
-  ): void {
-    const running = new RunningCall(call, { ...parts, onOver: (over) => this.#forget(over) });
+  #begin<Call extends SurfaceCall>(call: Call, kind: CallKind<Call>): RunningCall {
+    const running = new RunningCall(call, kind as CallKind);
     this.#running.add(running);
-    void this.#serve(call, running, parts.work);
+    return running;
   }
 
   async #serve(call: SurfaceCall, running: RunningCall, work: Work): Promise<void> {
-    const { callerOf, authorize, admit, log } = this.#deps;
+    const { admit } = this.#deps;
     let ended: ((error?: unknown) => void) | undefined;
     try {
-      if (this.#refusal !== undefined) throw this.#refusal;
-      const caller = callerOf(peerOf(call));
-      // Before permission is asked for: a caller that loses it meanwhile is ended as well.
-      running.caller = caller;
-      if (caller.kind === 'refused') throw caller.refusal;
-      const method = call.getPath();
-      await authorize(caller, method);
-      if (running.signal.aborted) return;
-      const { metadata } = call;
-      const { signal } = running;
-      const context = { caller, method, metadata, signal, log, limitedLog: this.#failures };
+      const context = await this.#enter(call, running);
+      if (context === undefined) return;
+      const { caller, method, signal } = context;
       const value = await work(context, (request) => {
         ended = admit?.({ caller, method, request });
       });
@@ -196,13 +192,41 @@ export class CallRunner {
       running.succeed(value);
     } catch (error) {
       ended?.(error);
-      if (running.fail(error)) this.#logFailure(call, error, running.caller);
+      this.#fail(call, running, error);
     }
   }
 
-  #forget(call: RunningCall): void {
-    this.#running.delete(call);
-    if (this.#running.size === 0) this.#onIdle();
+  /** Hands the stream over to its handler; nothing here waits for it, since thousands of them may be open for days. */
+  async #hand(call: DuplexCall, handle: RawHandle): Promise<void> {
+    const running = this.#begin(call, this.#streams);
+    try {
+      const context = await this.#enter(call, running);
+      if (context === undefined) return;
+      const end = (error?: unknown) =>
+        error === undefined ? running.succeed() : this.#fail(call, running, error);
+      handle(call as ServerDuplexStream<never, never>, Object.assign(context, { end }));
+    } catch (error) {
+      this.#fail(call, running, error);
+    }
+  }
+
+  /** Finds out who calls, and whether they may. Undefined when they have gone meanwhile; throws when they may not. */
+  async #enter(call: SurfaceCall, running: RunningCall): Promise<CallContext | undefined> {
+    const { callerOf, authorize, log } = this.#deps;
+    if (this.#refusal !== undefined) throw this.#refusal;
+    const caller = callerOf(peerOf(call));
+    // Before permission is asked for: a caller that loses it meanwhile is ended as well.
+    running.caller = caller;
+    if (caller.kind === 'refused') throw caller.refusal;
+    const method = call.getPath();
+    await authorize(caller, method);
+    const { signal } = running;
+    if (signal.aborted) return undefined;
+    return { caller, method, metadata: call.metadata, signal, log, limitedLog: this.#failures };
+  }
+
+  #fail(call: SurfaceCall, running: RunningCall, error: unknown): void {
+    if (running.fail(error)) this.#logFailure(call, error, running.caller);
   }
 
   #logFailure(call: SurfaceCall, error: unknown, caller: Caller | undefined): void {

@@ -86,6 +86,22 @@ describe.each([
     expect(take(await accepted(), takeIt)).toMatchObject({ pid: client.pid, ...otherUser });
   });
 
+  it('is the same process on each of its connections, and another than its successor', async () => {
+    const { path, accepted } = await listen();
+    const script = `
+      import { connect } from 'node:net';
+      const open = () => connect(${JSON.stringify(path)}, () => console.log('connected'));
+      open();
+      open();
+    `;
+    startNode(script);
+    const [one, other] = [take(await accepted(), takeIt), take(await accepted(), takeIt)];
+    expect(one.instance).toMatch(/^started \d+$/);
+    expect(other).toMatchObject({ pid: one.pid, instance: one.instance });
+    startClient(path);
+    expect(take(await accepted(), takeIt).instance).not.toBe(one.instance);
+  });
+
   it('is refused when it has exited before accept', async () => {
     const { path, accepted } = await listen();
     // While spawnSync runs nothing is accepted here: the connection waits in the backlog.

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { AppError } from '../runtime/error.ts';
@@ -29,6 +30,7 @@ export class TrackedPeer {
   readonly pid: number;
   readonly uid: number;
   readonly gid: number;
+  readonly instance: string;
   readonly identifiedBy: PeerIdentification;
   readonly #addon: NativeAddon;
   #pidfd: number | undefined;
@@ -42,6 +44,7 @@ export class TrackedPeer {
     this.pid = ids.pid;
     this.uid = ids.uid;
     this.gid = ids.gid;
+    this.instance = instanceOf(ids.pid);
     this.#pidfd = found.pidfd;
     this.identifiedBy = found.identifiedBy;
   }
@@ -98,6 +101,7 @@ function identify(socket: Socket, pin: Pin): TrackedPeer {
         `the kernel gives pid ${ids.pid}: the caller is in another pid namespace; run the agent with pid: host`,
       );
     }
+    // Its start time is read here: it is the caller's only if the caller still lives afterwards.
     const peer = new TrackedPeer(addon, ids, pin(addon, fd, ids.pid));
     if (peer.isAlive()) return peer;
     peer.close();
@@ -116,6 +120,15 @@ function openByNumber(addon: NativeAddon, _fd: number, pid: number): ReturnType<
   } catch (error) {
     addon.closeFd(pidfd);
     throw error;
+  }
+}
+
+/** Where /proc hides other users' processes (hidepid), each connection counts as a process of its own. */
+function instanceOf(pid: number): string {
+  try {
+    return `started ${startTimeOf(pid)}`;
+  } catch {
+    return `connection ${randomUUID()}`;
   }
 }
 

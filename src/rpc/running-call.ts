@@ -12,36 +12,36 @@ export interface SurfaceCall {
   on(event: 'cancelled', listener: () => void): unknown;
 }
 
+/** What calls of one kind have in common; one object for all of them, since thousands of streams may be open. */
+export interface CallKind<Call extends SurfaceCall = SurfaceCall> {
+  readonly isStream: boolean;
+  /** Puts the end on the wire; without a status it is OK. */
+  readonly end: (call: Call, status: CallStatus | undefined, value?: unknown) => void;
+  readonly onOver: (call: RunningCall) => void;
+}
+
 /** One call from its arrival to its status: it ends once, for whatever reason comes first, and its signal tells. */
 export class RunningCall {
-  readonly isStream: boolean;
   /** Undefined until it is found out. */
   caller: Caller | undefined;
   readonly #call: SurfaceCall;
-  readonly #end: (status: CallStatus | undefined, value?: unknown) => void;
-  readonly #onOver: (call: RunningCall) => void;
+  readonly #kind: CallKind;
   readonly #controller = new AbortController();
   #isOver = false;
 
-  constructor(
-    call: SurfaceCall,
-    parts: {
-      readonly isStream: boolean;
-      /** Puts the end on the wire; without a status it is OK. */
-      readonly end: (status: CallStatus | undefined, value?: unknown) => void;
-      readonly onOver: (call: RunningCall) => void;
-    },
-  ) {
-    this.isStream = parts.isStream;
+  constructor(call: SurfaceCall, kind: CallKind) {
     this.#call = call;
-    this.#end = parts.end;
-    this.#onOver = parts.onOver;
+    this.#kind = kind;
     call.on('cancelled', () => {
       // grpc-js says so too when a call has ended well.
       if (this.#isOver) return;
       this.#controller.abort(new AppError('cancelled', 'the caller has gone'));
       this.succeed();
     });
+  }
+
+  get isStream(): boolean {
+    return this.#kind.isStream;
   }
 
   /** Aborts when the call is over. */
@@ -64,9 +64,9 @@ export class RunningCall {
   #finish(status: CallStatus | undefined, value?: unknown): void {
     if (this.#isOver) return;
     this.#isOver = true;
-    if (!this.#call.cancelled) this.#end(status, value);
+    if (!this.#call.cancelled) this.#kind.end(this.#call, status, value);
     this.#controller.abort(callIsOver);
-    this.#onOver(this);
+    this.#kind.onOver(this);
   }
 }
 

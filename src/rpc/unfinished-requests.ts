@@ -25,6 +25,10 @@ interface Source {
   readonly group: string;
   /** The oldest first. */
   readonly calls: Set<Waiting>;
+  /** What the connection had received when the last time began in which some call has always been waiting. */
+  bytesBefore: number;
+  /** Of what came since then, requests that were completed. */
+  completedBytes: number;
 }
 
 /**
@@ -50,7 +54,7 @@ export class UnfinishedRequests {
 
   /** Counts the connection, which its calls know by its remote address, until it closes. */
   add(socket: Socket, group: string): void {
-    const source = { socket, group, calls: new Set<Waiting>() };
+    const source = { socket, group, calls: new Set<Waiting>(), bytesBefore: 0, completedBytes: 0 };
     const peer = socket.remoteAddress ?? '';
     this.#sources.set(peer, source);
     socket.once('close', () => {
@@ -66,7 +70,7 @@ export class UnfinishedRequests {
       start: (next) =>
         next({
           onReceiveMessage: (message, pass) => {
-            end();
+            end(bytesOnTheWire(call, message));
             pass(message);
           },
           onCancel: end,
@@ -78,15 +82,24 @@ export class UnfinishedRequests {
     });
   };
 
-  /** A call has begun on the connection; to be told by what is returned that its request is complete, or the call over. */
-  begin(peer: string): () => void {
+  /**
+   * A call has begun on the connection; to be told by what is returned that its request is complete, with the bytes
+   * it took if they are known, or the call over. Only the first time counts.
+   */
+  begin(peer: string): (completedBytes?: number) => void {
     const source = this.#sources.get(peer);
     if (source === undefined) return () => undefined;
-    const call = { sinceMs: this.#deps.clock.monotonic(), bytesBefore: source.socket.bytesRead };
+    const bytesBefore = source.socket.bytesRead;
+    if (source.calls.size === 0) Object.assign(source, { bytesBefore, completedBytes: 0 });
+    const call = { sinceMs: this.#deps.clock.monotonic(), bytesBefore };
     source.calls.add(call);
     this.#waiting.add(source);
     if (!this.#isWatching) void this.#watch();
-    return () => {
+    let isWaiting = true;
+    return (completedBytes = 0) => {
+      if (!isWaiting) return;
+      isWaiting = false;
+      source.completedBytes += completedBytes;
       source.calls.delete(call);
       if (source.calls.size === 0) this.#waiting.delete(source);
     };
@@ -132,8 +145,21 @@ function oldestOf(calls: ReadonlySet<Waiting>): Waiting | undefined {
   return oldest;
 }
 
-/** At most this much: what came since the oldest of them began may be for other calls as well. */
-function bytesHeldFor({ socket, calls }: Source): number {
-  const before = oldestOf(calls)?.bytesBefore ?? socket.bytesRead;
-  return socket.bytesRead - before + calls.size * callBytes;
+/**
+ * At most this much: what came since the oldest of them began may be for other calls as well, and so may what came
+ * since any was waiting. The second matters when a client opens many calls and then sends one request after the other.
+ */
+function bytesHeldFor({ socket, calls, bytesBefore, completedBytes }: Source): number {
+  const { bytesRead } = socket;
+  const sinceOldest = bytesRead - (oldestOf(calls)?.bytesBefore ?? bytesRead);
+  return Math.min(sinceOldest, bytesRead - bytesBefore - completedBytes) + calls.size * callBytes;
+}
+
+/**
+ * The length of a message that is handed over as it came; 0, which is always safe to say, for others. A compressed
+ * one must not count for more than was received, and only grpc-js's own call knows whether it was.
+ */
+function bytesOnTheWire(call: object, message: unknown): number {
+  const { incomingEncoding } = call as { readonly incomingEncoding?: unknown };
+  return incomingEncoding === 'identity' && message instanceof Uint8Array ? message.length : 0;
 }

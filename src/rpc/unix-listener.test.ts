@@ -111,6 +111,40 @@ describe('a Unix socket', () => {
     expect(await whoAnswers(path)).toBe('two');
   });
 
+  it('of a successor outlives a predecessor that is still ending its calls, and then exits', async () => {
+    const path = join(tempDir(), 'api.sock');
+    const module = JSON.stringify(new URL('./unix-listener.ts', import.meta.url).href);
+    const predecessor = startNode(`
+      import { createInterface } from 'node:readline';
+      import { listenUnix } from ${module};
+      const options = { path: ${JSON.stringify(path)}, mode: 0o666, isPrivate: false, onAcceptError: () => {} };
+      const acceptor = await listenUnix(options, (socket) => {
+        socket.on('error', () => {});
+        socket.write('one');
+      });
+      console.log('listens');
+      for await (const line of createInterface({ input: process.stdin })) {
+        if (line === 'exit') process.exit();
+        acceptor.close();
+        console.log('stops');
+      }`);
+    expect(await predecessor.nextLine()).toBe('listens');
+    const client = connect(path).on('error', () => undefined);
+    onTestFinished(() => void client.destroy());
+    const [greeting] = await once(client, 'data');
+    predecessor.writeLine('stop');
+    expect(await predecessor.nextLine()).toBe('stops');
+    await listen(path, 'two');
+    expect(await whoAnswers(path)).toBe('two');
+    const ended = once(client, 'close');
+    predecessor.writeLine('exit');
+    client.resume();
+    await ended;
+    expect(String(greeting)).toBe('one');
+    expect(await whoAnswers(path)).toBe('two');
+    expect(readdirSync(dirname(path))).toEqual(['api.sock']);
+  });
+
   it('does not replace what is no socket', async () => {
     const path = join(tempDir(), 'api.sock');
     writeFileSync(path, 'precious');

@@ -38,6 +38,8 @@ export async function startAgent(
     readonly peerIdentification?: AgentParts['peerIdentification'];
     /** Instead of join_token. */
     readonly attestor?: typeof reattestable;
+    /** Besides what every test agent has. */
+    readonly settings?: Readonly<Record<string, unknown>>;
   } = {},
 ) {
   // In the past, so that certificates made by it later are valid by the clock of the machine too.
@@ -60,6 +62,7 @@ export async function startAgent(
       workloadSocket: join(dir, 'workload', 'api.sock'),
       adminSocket: join(dir, 'admin', 'admin.sock'),
       nodeAttestor: { join_token: {} },
+      ...options.settings,
     },
     agentConfigSchema,
     'test',

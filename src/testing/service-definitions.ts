@@ -27,5 +27,5 @@ async function methodsBelow(...folders: readonly string[]): Promise<readonly Ser
 
 /** Every method that the server's sockets may have. */
 export function serverMethods(): Promise<readonly ServiceMethod[]> {
-  return methodsBelow('spire/api/server', 'grpc', 'signet');
+  return methodsBelow('spire/api/server', 'grpc', 'signet/authority', 'signet/health');
 }

@@ -4,6 +4,7 @@ import type { RegistrationEntry } from '../spiffe/registration-entry.ts';
 import { TrustDomain } from '../spiffe/spiffe-id.ts';
 import { X509Svid } from '../spiffe/x509-svid.ts';
 import type { Certificate } from '../x509/certificate.ts';
+import type { KeyType } from '../x509/signature.ts';
 import { TestIdentity, testStartMs } from './certificates.ts';
 
 const hourMs = 3_600_000;
@@ -40,20 +41,28 @@ export class TestTrustDomain {
   /** An SVID for this entry, as the agent holds it: from an hour before `testStartMs` to an hour after. */
   async sign(
     entry: RegistrationEntry,
-    times: { readonly issuedAtMs?: number; readonly notAfterMs?: number; readonly renewAtMs?: number } = {},
+    options: {
+      readonly issuedAtMs?: number;
+      readonly notAfterMs?: number;
+      readonly renewAtMs?: number;
+      readonly keyType?: KeyType;
+    } = {},
   ): Promise<HeldSvid> {
-    const { issuedAtMs = testStartMs - hourMs, notAfterMs = testStartMs + hourMs } = times;
+    const { issuedAtMs = testStartMs - hourMs, notAfterMs = testStartMs + hourMs } = options;
+    const { keyType = 'ec-p256' } = options;
     const leaf = await this.#issuer.issue(entry.spiffeId.toString(), {
       notBeforeMs: issuedAtMs - 10_000,
       notAfterMs,
       dnsNames: entry.dnsNames,
+      keyType,
     });
     return {
       entry,
       svid: X509Svid.parse([leaf.certificate, ...this.#intermediates]),
+      keyType,
       privateKeyPem: leaf.privateKeyPem,
       issuedAtMs,
-      renewAtMs: times.renewAtMs ?? (issuedAtMs + notAfterMs) / 2,
+      renewAtMs: options.renewAtMs ?? (issuedAtMs + notAfterMs) / 2,
     };
   }
 }

@@ -15,6 +15,7 @@ export interface WorkloadSocketDeps {
   readonly attestation: WorkloadAttestation;
   readonly cache: SvidCache;
   readonly clock: FakeClock;
+  readonly log: Logger;
 }
 
 /**
@@ -30,7 +31,7 @@ export async function startWorkloadSocket(options: {
 }) {
   const log = options.log ?? silentLogger;
   const clock = new FakeClock();
-  const cache = new SvidCache({ clock });
+  const cache = new SvidCache({ clock, keyType: 'ec-p256' });
   const facts = {
     selectors: ['unix:uid:1000'],
     program: '/bin/workload',
@@ -55,7 +56,7 @@ export async function startWorkloadSocket(options: {
     path,
     mode: 0o666,
     peerOf: options.peerOf ?? 'process',
-    services: options.services({ attestation, cache, clock }),
+    services: options.services({ attestation, cache, clock, log }),
     authorize: () => undefined,
     log,
   });

@@ -1,6 +1,7 @@
+import { unprintable } from '../../runtime/printable.ts';
+
 const maxBytes = 256;
 const cutMark = '…';
-const unprintable = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/u;
 
 /**
  * Text that a caller wrote, made fit to keep and to print: at most 256 bytes of UTF-8, and no character that could

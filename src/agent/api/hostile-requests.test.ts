@@ -8,10 +8,10 @@ import { eventually } from '../../testing/eventually.ts';
 import { memoryLogger } from '../../testing/grpc-listener.ts';
 import { faultCodes, protoBytes, sendBytes } from '../../testing/proto-fuzz.ts';
 import { testEntry } from '../../testing/registration-entry.ts';
+import { defaultSdsSettings } from '../../testing/sds-settings.ts';
 import { TestTrustDomain } from '../../testing/trust-domain.ts';
 import { startWorkloadSocket } from '../../testing/workload-socket.ts';
-import { sdsApi } from './sds-api.ts';
-import { defaultSdsNames } from './sds-names.ts';
+import { openSecretServices } from './secret-services.ts';
 import { defaultStreamBudget, StreamBudget } from './stream-budget.ts';
 import { workloadApi } from './workload-api.ts';
 
@@ -31,7 +31,7 @@ it('a workload socket, asked for anything, answers and keeps no stream and no in
   const { cache, target } = await startWorkloadSocket({
     log,
     services: (deps) => [
-      sdsApi({ ...deps, budget, sds: { names: defaultSdsNames, validator: 'spiffe' }, limits: {} }),
+      ...openSecretServices(defaultSdsSettings, { ...deps, budget }).services,
       workloadApi({ ...deps, budget }),
     ],
   });

@@ -12,11 +12,12 @@ import { discoveryRequest, envoyNode } from '../../testing/envoy-node.ts';
 import { eventually } from '../../testing/eventually.ts';
 import { Received } from '../../testing/received.ts';
 import { testEntry } from '../../testing/registration-entry.ts';
+import { defaultSdsSettings } from '../../testing/sds-settings.ts';
 import { bundleOf, TestTrustDomain } from '../../testing/trust-domain.ts';
 import { connectTo, startWorkloadSocket } from '../../testing/workload-socket.ts';
+import type { AgentConfig } from '../config.ts';
 import type { HeldSvid } from '../workload-view.ts';
-import { sdsApi } from './sds-api.ts';
-import { defaultSdsNames } from './sds-names.ts';
+import { openSecretServices } from './secret-services.ts';
 import { secretTypeUrl } from './secrets.ts';
 import { defaultStreamBudget, StreamBudget, type StreamBudgetLimits } from './stream-budget.ts';
 
@@ -36,22 +37,23 @@ beforeAll(async () => {
 });
 
 async function start(
-  options: { maxNames?: number; peerOf?: 'process' | 'local'; budget?: Partial<StreamBudgetLimits> } = {},
+  options: {
+    maxNames?: number;
+    peerOf?: 'process' | 'local';
+    budget?: Partial<StreamBudgetLimits>;
+    sds?: Partial<AgentConfig['sds']>;
+  } = {},
 ) {
   const budget = new StreamBudget({ ...defaultStreamBudget, ...options.budget });
   const lines: Record<string, unknown>[] = [];
   const write = (line: string) => lines.push(JSON.parse(line) as Record<string, unknown>);
   const socket = await startWorkloadSocket({
     log: createLogger({ level: 'info', format: 'json', write }),
-    services: ({ attestation, cache }) => [
-      sdsApi({
-        attestation,
-        cache,
-        budget,
-        sds: { names: defaultSdsNames, validator: 'spiffe' },
-        limits: options.maxNames === undefined ? {} : { maxNames: options.maxNames },
-      }),
-    ],
+    services: (deps) => {
+      const limits = options.maxNames === undefined ? {} : { maxNames: options.maxNames };
+      const settings = { ...defaultSdsSettings, ...options.sds };
+      return openSecretServices(settings, { ...deps, budget, limits }).services;
+    },
     peerOf: options.peerOf ?? 'process',
   });
   const fill = () => {
@@ -70,10 +72,18 @@ class TestProxy {
     this.client = connectTo(SecretDiscoveryServiceClient, target);
   }
 
-  stream(names?: readonly string[]) {
+  /** Acknowledges what it gets, unless told otherwise. */
+  stream(names?: readonly string[], { acknowledges = true } = {}) {
     const call = this.client.streamSecrets();
     const received = new Received<DiscoveryResponse>(call);
-    const ask = (fields: Parameters<typeof request>[0]) => call.write(request(fields));
+    let asked: readonly string[] = [];
+    const ask = (fields: Parameters<typeof request>[0]) => {
+      asked = fields.names ?? [];
+      call.write(request(fields));
+    };
+    if (acknowledges) {
+      call.on('data', ({ nonce }: DiscoveryResponse) => call.write(request({ names: asked, nonce })));
+    }
     if (names !== undefined) ask({ names });
     return { call, received, ask, next: () => received.next() };
   }
@@ -162,7 +172,11 @@ describe('a stream of secrets', () => {
     const names = ['ROOTCA', 'default', 'ALL', 'spiffe://example.org/web', 'spiffe://example.org'];
     const { received } = connect().stream(names);
     const responses = await received.take(names.length);
-    expect(responses.map(nameOf)).toEqual(names);
+    // Trust first.
+    expect(responses.map(nameOf)).toEqual([
+      ...['ROOTCA', 'ALL', 'spiffe://example.org'],
+      ...['default', 'spiffe://example.org/web'],
+    ]);
     expect(responses.map(({ nonce }) => nonce)).toEqual(['1', '2', '3', '4', '5']);
     for (const response of responses) {
       expect(response.typeUrl).toBe(secretTypeUrl);
@@ -220,19 +234,20 @@ describe('a stream of secrets', () => {
     const { fill, connect } = await start();
     fill();
     const versions = async () =>
-      (await connect().stream(['default', 'ALL']).received.take(2)).map((r) => r.versionInfo);
+      (await connect().stream(['default', 'ALL']).received.take(2)).map((r) => r.versionInfo).sort();
     expect(await versions()).toEqual(await versions());
   });
 
   test('is not sent again what it refused, but the next version', async () => {
     const { fill, connect, cache } = await start();
     fill();
-    const { ask, next } = connect().stream(['default']);
+    const { ask, next } = connect().stream(['default'], { acknowledges: false });
     const bad = await next();
     ask({ names: ['default'], nonce: '1', error: 'no good' });
     ask({ names: [], nonce: '1' });
     ask({ names: ['default', 'ROOTCA'], nonce: '1' });
-    expect(nameOf(await next())).toBe('ROOTCA');
+    const { nonce } = await next();
+    ask({ names: ['default', 'ROOTCA'], nonce });
     cache.putSvids([webRenewed]);
     const good = await next();
     expect([nameOf(good), good.versionInfo === bad.versionInfo]).toEqual(['default', false]);
@@ -537,7 +552,7 @@ describe('the log', () => {
   test('says what a proxy refused, with its text made harmless', async () => {
     const { fill, connect, lines } = await start();
     fill();
-    const { ask, next } = connect().stream(['ROOTCA']);
+    const { ask, next } = connect().stream(['ROOTCA'], { acknowledges: false });
     const { versionInfo } = await next();
     ask({ names: ['ROOTCA', 'default'], nonce: '1', error: 'no\u001b good' });
     await next();

@@ -1,174 +1,269 @@
-import type { Secret } from '../../gen/envoy/extensions/transport_sockets/tls/v3/secret.ts';
+import { AppError } from '../../runtime/error.ts';
+import type { Logger } from '../../runtime/log.ts';
+import type { Observable } from '../../runtime/observable.ts';
+import type { Clock } from '../../runtime/time.ts';
 import type { Bundle } from '../../spiffe/bundle.ts';
-import { isSelfSigned } from '../../spiffe/bundle-remarks.ts';
-import type { Certificate } from '../../x509/certificate.ts';
-import type { HeldSvid, WorkloadView } from '../workload-view.ts';
-import { checkSdsNames, parseSecretName, type SdsNames, type ValidatorFlavour } from './sds-names.ts';
+import type { TrustDomain } from '../../spiffe/spiffe-id.ts';
+import { chosenIdentities, findHeldSvid, type HeldSvid, type WorkloadView } from '../workload-view.ts';
+import type { FileRoots } from './file-roots.ts';
+import { foreignText } from './foreign-text.ts';
+import { Preflight } from './preflight.ts';
+import type { CertificateResource, HeldReason, Resource, ServedResource } from './resource.ts';
 import {
-  certificateSecret,
-  type EncodedSecret,
-  encodeSecret,
-  spiffeTrustSecret,
-  type TrustAnchors,
-  x509TrustSecret,
-} from './secrets.ts';
+  type CertificateName,
+  carriesPrivateKey,
+  parseSecretName,
+  type SdsNames,
+  type SecretName,
+  type ValidatorFlavour,
+} from './sds-names.ts';
+import { secretProblem } from './secret-check.ts';
+import { type EncodedSecret, encodedSecret, secretBytes } from './secrets.ts';
+import { type AllowedAnchors, TrustResources } from './trust-resources.ts';
 
-/** Why a name is not served right now. */
-export type HeldReason =
-  | 'unknown name'
-  | 'agent is starting'
-  | 'no registration entry'
-  | 'not entitled'
-  | 'not signed yet'
-  | 'no bundle yet'
-  | 'bundle has no usable root'
-  | 'several trust domains need the SPIFFE validator';
+type TrustName = Exclude<SecretName, CertificateName>;
 
-/** The secrets made of one object of a view; a reason is kept too, so that it is found out only once. */
-type Cache<K extends object> = WeakMap<K, Map<string, EncodedSecret | HeldReason>>;
+const unknownName = held('unknown name', { isAbsent: true });
+const starting = held('agent is starting');
+const noEntry = held('no registration entry', { isAbsent: true });
+const notEntitled = held('not entitled', { isAbsent: true });
+const notSigned = held('not signed yet');
+const noBundle = held('no bundle yet');
+const bundleGone = held('bundle gone', { isAbsent: true });
+const notRead = held('file not read yet');
 
 /**
- * Turns names into secrets of a workload's view. Pure but for its caches: each secret is encoded once per version,
- * whoever asks. Envoy takes an empty validation context and then authenticates nobody (envoy-sds.md §1.15), so
- * nothing empty can be made here: what is incomplete is held, with a reason.
+ * Turns names into what they stand for in a workload's view, and that into secrets. Pure but for its caches and the
+ * time: everything is checked and encoded once per content, whoever asks. Nothing that Envoy would take for trust in
+ * everybody can be made here: what is incomplete is held, what is wrong is unfit, each with its reason.
  */
 export class SdsResources {
   readonly names: SdsNames;
+  readonly preflight: Preflight;
   readonly #validator: ValidatorFlavour;
   readonly #identifier: string;
-  readonly #ofSvid: Cache<HeldSvid> = new WeakMap();
-  readonly #ofBundle: Cache<Bundle> = new WeakMap();
-  /** By the list of federated bundles, which views share, for the own bundle it was made with. */
-  readonly #ofAll = new WeakMap<
-    readonly Bundle[],
-    { readonly own: Bundle; readonly secret: EncodedSecret | HeldReason }
-  >();
+  readonly #fileRoots: FileRoots;
+  readonly #trust: TrustResources;
+  readonly #ofSvid = new WeakMap<HeldSvid, CertificateResource>();
+  readonly #encoded = new WeakMap<ServedResource, Map<string, EncodedSecret>>();
 
-  /** `identifier` is what Envoy shows as its control plane. Throws `invalid-argument` for ambiguous names. */
+  /** `identifier` is what Envoy shows as its control plane; `validator` is for proxies without a wish of their own. */
   constructor(options: {
     readonly names: SdsNames;
     readonly validator: ValidatorFlavour;
     readonly identifier: string;
+    readonly fileRoots: FileRoots;
+    readonly clock: Clock;
+    readonly log: Logger;
   }) {
-    this.names = checkSdsNames(options.names);
+    this.names = options.names;
     this.#validator = options.validator;
     this.#identifier = options.identifier;
+    this.#fileRoots = options.fileRoots;
+    this.preflight = new Preflight(options);
+    this.#trust = new TrustResources(this.preflight);
   }
 
-  /** The secret of this name for this workload, or undefined while it is held. `validator` is the proxy's own wish. */
-  find(name: string, view: WorkloadView, validator?: ValidatorFlavour): EncodedSecret | undefined {
-    const found = this.#resolve(name, view, validator ?? this.#validator);
-    return typeof found === 'string' ? undefined : found;
+  /** Set when `resolve` may answer otherwise for the same view: a file of roots has been read. */
+  get changes(): Observable<number> {
+    return this.#fileRoots.changes;
   }
 
-  /** Why `find` returns nothing; undefined when it returns something. */
-  whyHeld(name: string, view: WorkloadView, validator?: ValidatorFlavour): HeldReason | undefined {
-    const found = this.#resolve(name, view, validator ?? this.#validator);
-    return typeof found === 'string' ? found : undefined;
+  /** What the name stands for in this view now. `flavour` is the proxy's own wish. */
+  resolve(name: string, view: WorkloadView, flavour: ValidatorFlavour = this.#validator): Resource {
+    const wanted = parseSecretName(name, this.names);
+    if (wanted === undefined) return unknownName;
+    if (!view.isSynced) return starting;
+    if (view.identities.length === 0) return noEntry;
+    return isCertificateName(wanted)
+      ? this.#certificate(wanted, view, flavour)
+      : this.#trusted(wanted, view, flavour);
+  }
+
+  /** Why there is nothing to send for this name; undefined when there is. */
+  whyHeld(name: string, view: WorkloadView, flavour?: ValidatorFlavour): string | undefined {
+    const found = this.resolve(name, view, flavour);
+    if (found.kind === 'held') return found.reason;
+    return found.kind === 'unfit' ? found.problem : undefined;
+  }
+
+  /**
+   * The secret of a resource under this name, the same object each time. `salt` (0 to 100) makes other bytes of the
+   * same meaning. Throws AppError `internal` for what must never leave the process, such as a certificate under the
+   * name of a validation context.
+   */
+  encode(name: string, resource: ServedResource, salt = 0): EncodedSecret {
+    const known = this.#encoded.get(resource);
+    const key = `${salt} ${name}`;
+    const encoded = known?.get(key) ?? this.#encode(name, resource, salt);
+    if (known === undefined) this.#encoded.set(resource, new Map([[key, encoded]]));
+    else known.set(key, encoded);
+    return encoded;
+  }
+
+  /**
+   * What of something that this name stood for earlier is allowed now, so that a last good version never brings back
+   * what has been withdrawn: the same object when all of it is; of a certificate undefined when it is not; of trust
+   * what is left, which may be trust in nobody.
+   */
+  cut(
+    name: string,
+    lastGood: ServedResource,
+    view: WorkloadView,
+    flavour: ValidatorFlavour = this.#validator,
+  ): ServedResource | undefined {
+    const wanted = parseSecretName(name, this.names);
+    if (wanted === undefined) return undefined;
+    if (lastGood.kind === 'trust') {
+      if (isCertificateName(wanted)) return undefined;
+      return this.#trust.cut(lastGood, this.#allowed(wanted, view));
+    }
+    return isCertificateName(wanted) && this.#isStillGood(wanted, lastGood, view, flavour)
+      ? lastGood
+      : undefined;
   }
 
   /** Everything in the view once, as SPIRE names it: bundles first, since a leaf without its bundle is of no use. */
   allNames(view: WorkloadView): readonly string[] {
-    const own = view.bundle === undefined ? [] : [view.bundle];
-    const bundles = [...own, ...view.federatedBundles].map((bundle) => bundle.trustDomain.id);
+    const bundles = bundlesOf(view).map((bundle) => bundle.trustDomain.id);
     return [...bundles, ...new Set(view.identities.map(({ entry }) => entry.spiffeId.toString()))];
   }
 
-  #resolve(name: string, view: WorkloadView, flavour: ValidatorFlavour): EncodedSecret | HeldReason {
-    const wanted = parseSecretName(name, this.names);
-    if (wanted === undefined) return 'unknown name';
-    if (!view.isSynced) return 'agent is starting';
-    if (view.identities.length === 0) return 'no registration entry';
+  #certificate(wanted: CertificateName, view: WorkloadView, flavour: ValidatorFlavour): Resource {
+    const entitled = chosenIdentities(view.identities, wanted);
+    if (entitled.length === 0) return notEntitled;
+    let problem: string | undefined;
+    for (const identity of entitled) {
+      const svid = findHeldSvid(identity, wanted.keyType);
+      if (svid === undefined || !svid.svid.id.equals(identity.entry.spiffeId)) continue;
+      if (view.bundle === undefined) return noBundle;
+      const resource = this.#resourceOf(svid);
+      const found = this.#certificateProblem(resource, view.bundle, flavour);
+      if (found === undefined) return resource;
+      problem ??= found;
+    }
+    return problem === undefined ? notSigned : { kind: 'unfit', problem };
+  }
+
+  #trusted(wanted: TrustName, view: WorkloadView, flavour: ValidatorFlavour): Resource {
     switch (wanted.kind) {
-      case 'default-svid':
-        // Only ever the first: falling back to another would change the workload's identity under it.
-        return this.#certificate(name, view.identities[0]?.svid);
-      case 'svid': {
-        const entitled = view.identities.filter(({ entry }) => entry.spiffeId.toString() === wanted.id);
-        if (entitled.length === 0) return 'not entitled';
-        return this.#certificate(name, entitled.find(({ svid }) => svid !== undefined)?.svid);
-      }
       case 'own-bundle':
-        return view.bundle === undefined ? 'no bundle yet' : this.#trust(name, view.bundle, flavour);
-      case 'bundle': {
-        const isWanted = (bundle: Bundle) => bundle.trustDomain.equals(wanted.trustDomain);
-        const bundle = [view.bundle, ...view.federatedBundles].find((b) => b !== undefined && isWanted(b));
-        return bundle === undefined ? 'not entitled' : this.#trust(name, bundle, flavour);
-      }
+        return view.bundle === undefined ? noBundle : this.#trust.ofBundle(view.bundle, flavour);
       case 'all-bundles':
-        return this.#allTrust(name, view, flavour);
+        // Without some of them it would take trust away that a proxy may still have from before this agent's start.
+        if (view.bundle === undefined || isAwaited(view)) return noBundle;
+        return this.#trust.ofAll(view.bundle, view.federatedBundles, flavour);
+      case 'bundle': {
+        const [bundle] = bundlesNamed(wanted, view);
+        if (bundle !== undefined) return this.#trust.ofBundle(bundle, flavour);
+        return absenceOf(wanted.trustDomain, view);
+      }
+      case 'file-root': {
+        const file = this.#fileRoots.find(wanted.path);
+        if (file.kind === 'reading') return notRead;
+        return file.kind === 'read' ? this.#trust.ofFile(wanted.path, file.certificates) : file;
+      }
     }
   }
 
-  #certificate(name: string, held: HeldSvid | undefined): EncodedSecret | HeldReason {
-    if (held === undefined) return 'not signed yet';
-    return madeOnce(this.#ofSvid, held, name, () => this.#encode(certificateSecret(name, held)));
+  #certificateProblem(
+    resource: CertificateResource,
+    bundle: Bundle,
+    flavour: ValidatorFlavour,
+  ): string | undefined {
+    const own = this.#trust.ofBundle(bundle, flavour);
+    return own.kind === 'unfit' ? own.problem : this.preflight.certificateProblem(resource, own);
   }
 
-  #trust(name: string, bundle: Bundle, flavour: ValidatorFlavour): EncodedSecret | HeldReason {
-    return madeOnce(this.#ofBundle, bundle, `${flavour} ${name}`, () => {
-      const anchors = flavour === 'spiffe' ? selfSignedAnchors(bundle) : allAnchors(bundle);
-      if (anchors === undefined) return 'bundle has no usable root';
-      return this.#encode(
-        flavour === 'spiffe' ? spiffeTrustSecret(name, [anchors]) : x509TrustSecret(name, anchors),
+  #isStillGood(
+    wanted: CertificateName,
+    lastGood: CertificateResource,
+    view: WorkloadView,
+    flavour: ValidatorFlavour,
+  ): boolean {
+    const { svid, keyType } = lastGood.held;
+    const isEntitled = chosenIdentities(view.identities, wanted).some(({ entry }) =>
+      entry.spiffeId.equals(svid.id),
+    );
+    if (!isEntitled || view.bundle === undefined) return false;
+    if (wanted.keyType !== undefined && wanted.keyType !== keyType) return false;
+    return this.#certificateProblem(lastGood, view.bundle, flavour) === undefined;
+  }
+
+  /** What may be trusted under this name now, in any form. */
+  #allowed(wanted: TrustName, view: WorkloadView): AllowedAnchors {
+    if (view.identities.length === 0) return new Map();
+    if (wanted.kind !== 'file-root') {
+      const bundles = bundlesNamed(wanted, view);
+      return new Map(
+        bundles.map((bundle) => [
+          bundle.trustDomain.name,
+          new Set(bundle.certificates().map(({ fingerprint }) => fingerprint)),
+        ]),
       );
-    });
+    }
+    const file = this.#fileRoots.find(wanted.path);
+    if (file.kind !== 'read') return new Map();
+    return new Map([[wanted.path, new Set(file.certificates.map(({ fingerprint }) => fingerprint))]]);
   }
 
-  #allTrust(name: string, view: WorkloadView, flavour: ValidatorFlavour): EncodedSecret | HeldReason {
-    const { bundle: own, federatedBundles: federated } = view;
-    if (own === undefined) return 'no bundle yet';
-    if (federated.length === 0) return this.#trust(name, own, flavour);
-    if (flavour === 'x509') return 'several trust domains need the SPIFFE validator';
-    const known = this.#ofAll.get(federated);
-    if (known?.own === own) return known.secret;
-    const secret = this.#encodeAll(name, own, federated);
-    this.#ofAll.set(federated, { own, secret });
-    return secret;
+  #encode(name: string, resource: ServedResource, salt: number): EncodedSecret {
+    const refused = (problem: string) =>
+      new AppError('internal', `secret "${foreignText(name)}" is not sent: ${problem}`);
+    const wanted = parseSecretName(name, this.names);
+    if (wanted === undefined) throw refused('nobody is served this name');
+    if (carriesPrivateKey(name, this.names) !== (resource.kind === 'certificate')) {
+      throw refused(`the name is not one of a ${resource.kind} secret`);
+    }
+    const value = secretBytes(name, resource, salt);
+    const problem = secretProblem(value, name, resource);
+    if (problem !== undefined) throw refused(problem);
+    return encodedSecret({ name, kind: resource.kind }, value, this.#identifier);
   }
 
-  /** A federated bundle that cannot be used is left out; without the own one there is nothing to serve. */
-  #encodeAll(name: string, own: Bundle, federated: readonly Bundle[]): EncodedSecret | HeldReason {
-    const ownAnchors = selfSignedAnchors(own);
-    if (ownAnchors === undefined) return 'bundle has no usable root';
-    const others = federated.map(selfSignedAnchors).filter((anchors) => anchors !== undefined);
-    const byName = (a: TrustAnchors, b: TrustAnchors) => (a.trustDomain < b.trustDomain ? -1 : 1);
-    const [first = ownAnchors, ...rest] = [ownAnchors, ...others].sort(byName);
-    return this.#encode(spiffeTrustSecret(name, [first, ...rest]));
-  }
-
-  #encode(secret: Secret): EncodedSecret {
-    return encodeSecret(secret, this.#identifier);
+  #resourceOf(svid: HeldSvid): CertificateResource {
+    const known = this.#ofSvid.get(svid);
+    if (known !== undefined) return known;
+    const resource: CertificateResource = { kind: 'certificate', held: svid };
+    this.#ofSvid.set(svid, resource);
+    return resource;
   }
 }
 
-function madeOnce<K extends object>(
-  cache: Cache<K>,
-  owner: K,
-  key: string,
-  make: () => EncodedSecret | HeldReason,
-): EncodedSecret | HeldReason {
-  const ofOwner = cache.get(owner) ?? new Map<string, EncodedSecret | HeldReason>();
-  cache.set(owner, ofOwner);
-  const known = ofOwner.get(key);
-  if (known !== undefined) return known;
-  const made = make();
-  ofOwner.set(key, made);
-  return made;
+function held(reason: HeldReason, { isAbsent = false } = {}): Resource {
+  return { kind: 'held', reason, isAbsent };
 }
 
-/** What Envoy's SPIFFE validator can use of a bundle: it finds no path to an anchor that is not self-signed. */
-function selfSignedAnchors(bundle: Bundle): TrustAnchors | undefined {
-  return anchorsOf(bundle, bundle.certificates().filter(isSelfSigned));
+function isCertificateName(name: SecretName): name is CertificateName {
+  return name.kind === 'default-svid' || name.kind === 'svid' || name.kind === 'hint';
 }
 
-function allAnchors(bundle: Bundle): TrustAnchors | undefined {
-  return anchorsOf(bundle, bundle.certificates());
+function bundlesOf({ bundle, federatedBundles }: WorkloadView): readonly Bundle[] {
+  return bundle === undefined ? federatedBundles : [bundle, ...federatedBundles];
 }
 
-function anchorsOf(
-  { trustDomain }: Bundle,
-  [first, ...rest]: readonly Certificate[],
-): TrustAnchors | undefined {
-  return first === undefined ? undefined : { trustDomain: trustDomain.name, certificates: [first, ...rest] };
+function bundlesNamed(
+  wanted: Exclude<TrustName, { kind: 'file-root' }>,
+  view: WorkloadView,
+): readonly Bundle[] {
+  switch (wanted.kind) {
+    case 'own-bundle':
+      return view.bundle === undefined ? [] : [view.bundle];
+    case 'all-bundles':
+      return bundlesOf(view);
+    case 'bundle':
+      return bundlesOf(view).filter(({ trustDomain }) => trustDomain.equals(wanted.trustDomain));
+  }
+}
+
+function isAwaited({ missingBundles }: WorkloadView): boolean {
+  return [...missingBundles.values()].includes('awaited');
+}
+
+/** Why there is no bundle of this trust domain in the view. */
+function absenceOf(trustDomain: TrustDomain, { identities, missingBundles }: WorkloadView): Resource {
+  const missing = missingBundles.get(trustDomain.name);
+  if (missing !== undefined) return missing === 'gone' ? bundleGone : noBundle;
+  const isOwn = identities.some(({ entry }) => entry.spiffeId.isMemberOf(trustDomain));
+  return isOwn ? noBundle : notEntitled;
 }

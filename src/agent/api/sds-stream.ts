@@ -1,13 +1,17 @@
 import type { RawBidiHandler, RawCallContext } from '../../rpc/handlers.ts';
 import { AppError } from '../../runtime/error.ts';
+import type { Clock } from '../../runtime/time.ts';
+import type { ProxyProtocol } from '../proxy-book.ts';
 import type { AttestedCaller } from './attested-caller.ts';
-import { decodeDiscoveryRequest } from './discovery-request.ts';
+import { ownReasons } from './delivery-choice.ts';
+import type { StreamBooks } from './delivery-stream.ts';
 import { foreignText } from './foreign-text.ts';
+import type { ProxyDelivery } from './proxy-delivery.ts';
 import type { ProxyNode } from './proxy-node.ts';
-import { carriesPrivateKey, parseSecretName } from './sds-names.ts';
-import type { SdsResources } from './sds-resources.ts';
-import { type SdsAnswer, type SdsLimits, type SdsSend, SdsSession, type SdsWorld } from './sds-session.ts';
-import { secretTypeUrl, withNonce } from './secrets.ts';
+import { type ReadRequest, sdsDialects } from './sds-dialects.ts';
+import { parseSecretName, type SdsNames, wantedKeyTypes } from './sds-names.ts';
+import { type SdsAnswer, type SdsLimits, type SdsSend, SdsSession } from './sds-session.ts';
+import { type Dialect, removalResponse, secretTypeUrl, withNonce } from './secrets.ts';
 
 /** What all streams of one connection share. */
 export interface ProxyConnection {
@@ -17,66 +21,97 @@ export interface ProxyConnection {
   readonly heldNames: Set<string>;
 }
 
+/** How a stream is spoken: over SDS or ADS, in which dialect. */
+export interface SdsVariant {
+  readonly protocol: ProxyProtocol;
+  readonly dialect: Dialect;
+  /** An aggregated stream may ask for other types too, which are not served here. */
+  readonly isAggregated: boolean;
+}
+
 /** A gRPC stream of bytes. */
 export type ByteStream = Parameters<RawBidiHandler<Buffer, Buffer>['handle']>[0];
 
+/** What a stream is made of. */
+export interface SdsStreamParts {
+  readonly variant: SdsVariant;
+  readonly caller: AttestedCaller;
+  readonly connection: ProxyConnection;
+  readonly delivery: ProxyDelivery;
+  readonly names: SdsNames;
+  readonly unknownNames: 'hold' | 'fail';
+  readonly limits: SdsLimits;
+  /** What Envoy shows as its control plane. */
+  readonly identifier: string;
+  readonly clock: Clock;
+}
+
 /** Envoy opens a stream per name: this many are named in the log, for each connection. */
 const maxHeldNamesLogged = 20;
+/** Names that nobody is ever served: so many of a stream are in the book, for whoever looks for the mistake. */
+const maxUnknownNoted = 8;
+/** What it takes to hold one of them, besides its bytes: a generous guess. */
+const bytesPerUnknown = 1_024;
+/** How often secrets are sent again, unchanged, over ADS Delta. */
+const repetitionMs = { least: 60_000, spread: 60_000 };
 
 /**
- * One StreamSecrets call. A loop over two sources, requests and changes of the view, that never waits for either:
- * both feed the session, then `#pump` writes what the session has due, as long as the transport takes it. A private
- * key is written only in the very turn in which the caller was found to be the program it was.
+ * One stream of secrets. A loop over two sources, requests and changes (of the view, or of what the books say the
+ * proxy may have), that never waits for either: both feed the session, then `#pump` writes what the session has due,
+ * as long as the transport takes it. A private key is written only in the very turn in which the caller was found to
+ * be the program it was.
  */
 export class SdsStream {
   readonly #call: ByteStream;
   readonly #context: RawCallContext;
-  readonly #caller: AttestedCaller;
-  readonly #connection: ProxyConnection;
-  readonly #resources: SdsResources;
-  readonly #limits: SdsLimits;
+  readonly #parts: SdsStreamParts;
   readonly #session: SdsSession;
+  readonly #read: ReadRequest;
+  readonly #unknown = new Set<string>();
+  #books: StreamBooks | undefined;
   #isVerified = false;
   #isVerifying = false;
 
   constructor(
     transport: { readonly call: ByteStream; readonly context: RawCallContext },
-    parts: {
-      readonly caller: AttestedCaller;
-      readonly connection: ProxyConnection;
-      readonly resources: SdsResources;
-      readonly limits: SdsLimits;
-    },
+    parts: SdsStreamParts,
   ) {
     this.#call = transport.call;
     this.#context = transport.context;
-    this.#caller = parts.caller;
-    this.#connection = parts.connection;
-    this.#resources = parts.resources;
-    this.#limits = parts.limits;
-    this.#session = new SdsSession(worldOf(parts), parts.limits);
+    this.#parts = parts;
+    const { delivery, limits, names } = parts;
+    const { tellsAbsence, reader } = sdsDialects[parts.variant.dialect];
+    this.#session = new SdsSession(worldOf(delivery, names), { limits, tellsAbsence });
+    this.#read = reader(this.#session);
   }
 
   /** Serves until the call is over, then releases the caller's view. */
   start(): void {
     const { signal } = this.#context;
+    const { caller, delivery, connection, variant } = this.#parts;
     if (signal.aborted) {
-      this.#caller.release();
+      caller.release();
       return;
     }
-    const unsubscribe = this.#caller.view.subscribe(() => this.#step(() => this.#worldChanged()));
-    signal.addEventListener(
-      'abort',
-      () => {
-        unsubscribe();
-        this.#caller.release();
-      },
-      { once: true },
-    );
+    const changed = () => this.#step(() => this.#worldChanged());
+    const books = delivery.open(connection, {
+      protocol: variant.protocol,
+      changed,
+      stalled: (error) => this.#context.end(error),
+    });
+    this.#books = books;
+    const unsubscribe = caller.view.subscribe(changed);
+    const onAbort = () => {
+      unsubscribe();
+      books.close();
+      caller.release();
+    };
+    signal.addEventListener('abort', onAbort, { once: true });
     this.#call.on('drain', () => this.#step(() => undefined));
     this.#call.on('end', () => this.#context.end());
     // Last: from here on requests flow.
     this.#call.on('data', (bytes: Buffer) => this.#step(() => this.#receive(bytes)));
+    if (variant.protocol === 'ads-delta') void this.#repeat();
   }
 
   /** Does something that may make a response due, then writes; whatever is thrown ends this stream only. */
@@ -91,28 +126,52 @@ export class SdsStream {
   }
 
   #receive(bytes: Buffer): void {
-    const request = decodeDiscoveryRequest(bytes, {
-      readNode: this.#connection.node === undefined,
-      limits: this.#limits,
-    });
-    checkTypeUrl(request.typeUrl);
-    this.#connection.node ??= request.node;
-    const answer = this.#session.receive(request);
-    this.#caller.holdNames(this.#session.namedBytes());
-    if (answer === undefined) this.#logHeld(request.names);
-    else this.#note(answer);
+    const { connection, delivery, limits, variant } = this.#parts;
+    const request = this.#read(bytes, { readNode: connection.node === undefined, limits });
+    if (request.node !== undefined) {
+      connection.node ??= request.node;
+      delivery.noteNode(connection.node);
+    }
+    if (!isForSecrets(request.typeUrl, variant)) {
+      this.#logOtherType(request.typeUrl);
+      return;
+    }
+    const { answer, isSubscriptionChanged } = request.apply();
+    if (isSubscriptionChanged) this.#noteSubscription(request.asked);
+    if (answer !== undefined) this.#note(answer);
+    if (answer !== undefined && !isSubscriptionChanged) return;
+    this.#refuseUnknown(request.asked);
+    this.#logHeld(request.asked);
+  }
+
+  #noteSubscription(asked: readonly string[]): void {
+    const { caller, names, variant } = this.#parts;
+    if (variant.dialect === 'sotw') this.#unknown.clear();
+    for (const name of asked) {
+      if (this.#unknown.size >= maxUnknownNoted) break;
+      if (name !== '' && parseSecretName(name, names) === undefined) this.#unknown.add(foreignText(name));
+    }
+    const subscribed = this.#session.names();
+    let bytes = this.#session.namedBytes();
+    for (const name of this.#unknown) bytes += Buffer.byteLength(name) + bytesPerUnknown;
+    caller.holdNames(bytes);
+    caller.wantKeyTypes(wantedKeyTypes(subscribed, names));
+    this.#books?.requested([...subscribed, ...this.#unknown]);
   }
 
   #worldChanged(): void {
     this.#session.worldChanged();
-    this.#logHeld();
+    this.#refuseUnknown([]);
+    this.#logHeld([]);
   }
 
   #pump(): void {
     while (!this.#call.writableNeedDrain) {
       const due = this.#session.peek();
       if (due === undefined) return;
-      if (carriesPrivateKey(due.name, this.#resources.names) && !this.#isVerified) {
+      const isKey =
+        due.version !== undefined && this.#parts.delivery.lookup(due.name)?.kind === 'certificate';
+      if (isKey && !this.#isVerified) {
         this.#verifyThenPump();
         return;
       }
@@ -124,7 +183,7 @@ export class SdsStream {
   #verifyThenPump(): void {
     if (this.#isVerifying) return;
     this.#isVerifying = true;
-    this.#caller.verifyStillSame().then(
+    this.#parts.caller.verifyStillSame().then(
       () => {
         this.#isVerifying = false;
         this.#isVerified = true;
@@ -136,63 +195,101 @@ export class SdsStream {
   }
 
   #write({ name, version, nonce }: SdsSend): void {
-    const secret = this.#resources.find(name, this.#caller.view.value, this.#connection.node?.validator);
-    if (secret?.version !== version)
-      throw new AppError('internal', `secret "${foreignText(name)}" changed in between`);
-    this.#call.write(withNonce(secret.response, nonce));
-    this.#context.log.debug({ ...this.#proxy(), resource: foreignText(name), version }, 'secret sent');
+    const { delivery, identifier, variant } = this.#parts;
+    if (version === undefined) {
+      this.#call.write(withNonce(removalResponse(name, identifier), nonce));
+    } else {
+      const secret = delivery.lookup(name);
+      if (secret?.version !== version)
+        throw new AppError('internal', `secret "${foreignText(name)}" changed in between`);
+      this.#call.write(withNonce(secret.response(variant.dialect), nonce));
+      this.#books?.sent(name, secret);
+    }
+    const what = version === undefined ? 'secret said to be absent' : 'secret sent';
+    this.#context.log.debug({ ...this.#proxy(), resource: foreignText(name), version }, what);
   }
 
   #note({ kind, name, version, error }: SdsAnswer): void {
     const fields = { ...this.#proxy(), resource: foreignText(name), version };
     if (kind === 'ack') this.#context.log.debug(fields, 'secret acknowledged');
     else this.#context.limitedLog.write('warn', { ...fields, refusal: error }, 'secret refused by the proxy');
+    // Older Envoys refuse the news that a secret does not exist; nothing follows from that.
+    if (version !== undefined) this.#books?.answered(name, version, kind === 'nack' ? error : undefined);
   }
 
   /**
-   * Says once for a connection and name why the proxy waits: the first thing that its users look for. `asked` are
-   * the names of a request, of which the session forgets those that nobody is ever served.
+   * A second provider for a secret that Envoy watches already sends no request over ADS Delta and waits for its
+   * listener's timeout (envoy#47309). What Envoy has, it skips by its hash.
    */
-  #logHeld(asked: readonly string[] = []): void {
-    const { heldNames, node } = this.#connection;
-    if (heldNames.size >= maxHeldNamesLogged) return;
-    const view = this.#caller.view.value;
-    const unknown = asked.filter((name) => name !== '' && !canBeServed(name, this.#resources));
-    // At the start nothing else is known yet; it is looked at again with the next view.
-    for (const name of view.isSynced ? [...unknown, ...this.#session.held()] : unknown) {
-      const resource = foreignText(name);
-      if (heldNames.has(resource) || heldNames.size >= maxHeldNamesLogged) continue;
-      heldNames.add(resource);
-      const reason = this.#resources.whyHeld(name, view, node?.validator);
-      this.#context.limitedLog.write(
-        'info',
-        { ...this.#proxy(), resource, reason },
-        'secret held; it is sent once it is there',
-      );
+  async #repeat(): Promise<void> {
+    const { clock } = this.#parts;
+    const { signal } = this.#context;
+    while (!signal.aborted) {
+      await clock.sleep(repetitionMs.least + Math.random() * repetitionMs.spread, signal);
+      this.#step(() => this.#session.repeat());
     }
   }
 
+  /** As SPIRE does where the setting says so. */
+  #refuseUnknown(asked: readonly string[]): void {
+    const { caller, delivery, names, unknownNames } = this.#parts;
+    if (unknownNames === 'hold' || !caller.view.value.isSynced) return;
+    const unknown = asked.filter((name) => name !== '' && parseSecretName(name, names) === undefined);
+    const absent = this.#session.names().filter((name) => delivery.isAbsent(name));
+    const refused = [...unknown, ...absent].slice(0, 5).map((name) => `"${foreignText(name)}"`);
+    if (refused.length === 0) return;
+    throw new AppError(
+      'invalid-argument',
+      `workload is not authorized for the requested identities [${refused.join(' ')}]`,
+    );
+  }
+
+  /** Says once for a connection and name why the proxy waits: the first thing that its users look for. */
+  #logHeld(asked: readonly string[]): void {
+    const { caller, connection, delivery, names } = this.#parts;
+    const { heldNames } = connection;
+    if (heldNames.size >= maxHeldNamesLogged) return;
+    const unknown = asked.filter((name) => name !== '' && parseSecretName(name, names) === undefined);
+    // At the start nothing else is known yet; it is looked at again with the next view.
+    for (const name of caller.view.value.isSynced ? [...unknown, ...this.#session.held()] : unknown) {
+      const resource = foreignText(name);
+      if (heldNames.has(resource) || heldNames.size >= maxHeldNamesLogged) continue;
+      const reason = delivery.whyHeld(name);
+      if (reason === undefined || ownReasons.has(reason)) continue;
+      heldNames.add(resource);
+      const fields = { ...this.#proxy(), resource, reason };
+      this.#context.limitedLog.write('info', fields, 'secret held; it is sent once it is there');
+    }
+  }
+
+  #logOtherType(typeUrl: string): void {
+    const resource = foreignText(typeUrl);
+    const { heldNames } = this.#parts.connection;
+    if (heldNames.has(resource) || heldNames.size >= maxHeldNamesLogged) return;
+    heldNames.add(resource);
+    const fields = { ...this.#proxy(), typeUrl: resource };
+    this.#context.limitedLog.write('warn', fields, 'the proxy asks for what is no secret; it gets none');
+  }
+
   #proxy(): object {
-    return { pid: this.#caller.pid, node: this.#connection.node?.id ?? '' };
+    return { pid: this.#parts.caller.pid, node: this.#parts.connection.node?.id ?? '' };
   }
 }
 
-/** Secrets of the caller's view, in the form its proxy wants. */
-export function worldOf(parts: {
-  readonly caller: AttestedCaller;
-  readonly connection: ProxyConnection;
-  readonly resources: SdsResources;
-}): SdsWorld {
-  const { caller, connection, resources } = parts;
+function worldOf(delivery: ProxyDelivery, names: SdsNames) {
   return {
-    lookup: (name) => resources.find(name, caller.view.value, connection.node?.validator),
-    canBeServed: (name) => canBeServed(name, resources),
-    allNames: () => resources.allNames(caller.view.value),
+    lookup: (name: string) => delivery.lookup(name),
+    isAbsent: (name: string) => delivery.isAbsent(name),
+    canBeServed: (name: string) => parseSecretName(name, names) !== undefined,
+    allNames: () => delivery.allNames(),
   };
 }
 
-function canBeServed(name: string, { names }: SdsResources): boolean {
-  return parseSecretName(name, names) !== undefined;
+/** False for another type on an aggregated stream, where that is Envoy's right; throws where it is not. */
+function isForSecrets(typeUrl: string, { isAggregated }: SdsVariant): boolean {
+  if (isAggregated) return typeUrl === secretTypeUrl;
+  checkTypeUrl(typeUrl);
+  return true;
 }
 
 /** A stream of secrets has secrets only; empty is allowed, since the service implies the type. Throws `invalid-argument`. */

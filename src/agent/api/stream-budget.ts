@@ -24,7 +24,7 @@ export interface StreamLease {
  */
 export class StreamBudget {
   readonly #limits: StreamBudgetLimits;
-  readonly #spent = new Map<number, { streams: number; nameBytes: number }>();
+  readonly #spent = new Map<number, Spent>();
 
   constructor(limits: StreamBudgetLimits) {
     this.#limits = limits;
@@ -38,7 +38,7 @@ export class StreamBudget {
   /** Throws `resource-exhausted` when the user has too many streams open. */
   open(uid: number): StreamLease {
     const { streams } = this.#limits;
-    const spent = this.#spent.get(uid) ?? { streams: 0, nameBytes: 0 };
+    const spent = this.#spent.get(uid) ?? this.#newSpent(uid);
     if (streams > 0 && spent.streams >= streams) {
       throw new AppError(
         'resource-exhausted',
@@ -47,31 +47,53 @@ export class StreamBudget {
     }
     spent.streams += 1;
     this.#spent.set(uid, spent);
-    let held = 0;
-    let isOpen = true;
-    return {
-      holdNames: (bytes) => {
-        if (!isOpen) return;
-        this.#checkNames(uid, spent.nameBytes - held + bytes, bytes > held);
-        spent.nameBytes += bytes - held;
-        held = bytes;
-      },
-      close: () => {
-        if (!isOpen) return;
-        isOpen = false;
-        spent.streams -= 1;
-        spent.nameBytes -= held;
-        if (spent.streams === 0) this.#spent.delete(uid);
-      },
-    };
+    return new Lease(spent);
   }
 
-  #checkNames(uid: number, total: number, isMore: boolean): void {
-    const { nameBytes } = this.#limits;
-    if (!isMore || total <= nameBytes) return;
-    throw new AppError(
-      'resource-exhausted',
-      `the streams of uid ${uid} name secrets of ${total} bytes; at most ${nameBytes} are allowed`,
-    );
+  #newSpent(uid: number): Spent {
+    const maxNameBytes = this.#limits.nameBytes;
+    return { uid, maxNameBytes, streams: 0, nameBytes: 0, forget: () => this.#spent.delete(uid) };
+  }
+}
+
+/** What one user's streams take together. */
+interface Spent {
+  readonly uid: number;
+  readonly maxNameBytes: number;
+  streams: number;
+  nameBytes: number;
+  readonly forget: () => void;
+}
+
+/** A class, not closures: there may be thousands. */
+class Lease implements StreamLease {
+  readonly #spent: Spent;
+  #held = 0;
+  #isOpen = true;
+
+  constructor(spent: Spent) {
+    this.#spent = spent;
+  }
+
+  holdNames(bytes: number): void {
+    if (!this.#isOpen) return;
+    const { uid, nameBytes, maxNameBytes } = this.#spent;
+    const total = nameBytes - this.#held + bytes;
+    if (bytes > this.#held && total > maxNameBytes) {
+      throw new AppError(
+        'resource-exhausted',
+        `the streams of uid ${uid} name secrets of ${total} bytes; at most ${maxNameBytes} are allowed`,
+      );
+    }
+    this.#spent.nameBytes = total;
+    this.#held = bytes;
+  }
+
+  close(): void {
+    if (!this.#isOpen) return;
+    this.#isOpen = false;
+    this.#spent.streams -= 1;
+    this.#spent.nameBytes -= this.#held;
+    if (this.#spent.streams === 0) this.#spent.forget();
   }
 }

@@ -10,6 +10,7 @@ class FakeProcess implements PeerProcess {
   readonly pid = 4711;
   readonly uid = 1000;
   readonly gid = 1000;
+  readonly instance = 'started 1';
   isRunning = true;
   program = '/bin/web';
   looks = 0;

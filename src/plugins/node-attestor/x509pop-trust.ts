@@ -1,12 +1,12 @@
 import { AppError, isAppError } from '../../runtime/error.ts';
 import type { Logger } from '../../runtime/log.ts';
 import { LogLimiter } from '../../runtime/log-limiter.ts';
+import { ReloadedFile } from '../../runtime/reloaded-file.ts';
 import type { Clock } from '../../runtime/time.ts';
 import { type Certificate, parsePemCertificates } from '../../x509/certificate.ts';
 import { validatePath } from '../../x509/path-validation.ts';
 import { requireNotRevoked } from '../../x509/revocation.ts';
 import { parseRevocationLists, type RevocationList } from '../../x509/revocation-list.ts';
-import { ReloadedFile } from './reloaded-file.ts';
 import type { X509popServerConfig } from './x509pop-config.ts';
 
 interface Deps {

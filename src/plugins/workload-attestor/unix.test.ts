@@ -45,7 +45,7 @@ function start(
   if (pid === undefined) throw new Error(`cannot start ${program}`);
   onTestFinished(() => void child.kill('SIGKILL'));
   const isAlive = () => child.exitCode === null && child.signalCode === null;
-  return { child, pid, uid: ids.uid ?? ownUid, gid: ids.gid ?? ownGid, isAlive };
+  return { child, pid, uid: ids.uid ?? ownUid, gid: ids.gid ?? ownGid, instance: `started ${pid}`, isAlive };
 }
 
 /** A copy of `sleep` that any user may run. */
@@ -246,7 +246,7 @@ describe('a caller is refused', () => {
     const [line] = (await once(createInterface({ input: parent.child.stdout! }), 'line')) as [string];
     const pid = Number(line);
     await eventually(() => expect(readFileSync(`/proc/${pid}/stat`, 'utf8')).toMatch(/\) Z /));
-    const peer = { pid, uid: ownUid, gid: ownGid, isAlive: () => true };
+    const peer = { pid, uid: ownUid, gid: ownGid, instance: 'started 1', isAlive: () => true };
     await expect(attest(peer)).rejects.toMatchObject(refusal('PROCESS_UNREADABLE'));
     await expect(makeAttestor().programFingerprint(peer)).rejects.toMatchObject(
       refusal('PROCESS_UNREADABLE'),
@@ -254,7 +254,7 @@ describe('a caller is refused', () => {
   });
 
   it.runIf(isRoot && isKernelThread(2))('that is a kernel thread (needs root)', async () => {
-    const peer = { pid: 2, uid: 0, gid: 0, isAlive: () => true };
+    const peer = { pid: 2, uid: 0, gid: 0, instance: 'started 1', isAlive: () => true };
     await expect(attest(peer)).rejects.toMatchObject(refusal('PROCESS_UNREADABLE'));
   });
 

@@ -1,12 +1,13 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { type SdsRequest, type SdsSend, SdsSession, type SdsWorld } from './sds-session.ts';
+import { type SdsSend, SdsSession, type SdsWorld } from './sds-session.ts';
+import { type SotwRequest, SotwRequests } from './sotw-requests.ts';
 
 const names = ['a', 'b', 'c', 'd'];
 const limits = { maxNames: 16, maxNameBytes: 16, maxBytesOfNames: 64 };
 
 /** Some versions are bad: the client refuses them each time. */
-function isBad(name: string, version: string): boolean {
+function isBad(name: string, version: string | undefined): boolean {
   return (name.charCodeAt(0) + Number(version)) % 3 === 0;
 }
 
@@ -17,12 +18,13 @@ function isBad(name: string, version: string): boolean {
 class Simulation {
   readonly world = new Map<string, string>();
   readonly session: SdsSession;
-  readonly #toServer: SdsRequest[] = [];
+  readonly #requests: SotwRequests;
+  readonly #toServer: SotwRequest[] = [];
   readonly #toClient: SdsSend[] = [];
   #wanted: readonly string[] = [];
   #clientNonce: string;
   #clientHasNamed = false;
-  readonly #held = new Map<string, string>();
+  readonly #held = new Map<string, string | undefined>();
 
   // What the server may know: the list of the newest request it has read.
   #read: readonly string[] | undefined;
@@ -31,7 +33,7 @@ class Simulation {
   readonly #answered = new Set<string>();
   /** Nonces that were answered once more. */
   readonly #repeated = new Set<string>();
-  readonly #sent = new Map<string, string>();
+  readonly #sent = new Map<string, string | undefined>();
   readonly #refusedAtServer = new Set<string>();
   readonly #sentByNonce = new Map<string, SdsSend>();
 
@@ -41,12 +43,16 @@ class Simulation {
     const world: SdsWorld = {
       lookup: (name) => {
         const version = this.world.get(name);
-        return version === undefined ? undefined : { version };
+        // As the books of the proxy do.
+        const isRefused = this.#refusedAtServer.has(`${name} ${version}`);
+        return version === undefined || isRefused ? undefined : { version };
       },
+      isAbsent: () => false,
       canBeServed: (name) => names.includes(name),
       allNames: () => [...this.world.keys()],
     };
-    this.session = new SdsSession(world, limits);
+    this.session = new SdsSession(world, { limits });
+    this.#requests = new SotwRequests(this.session);
   }
 
   isWildcard(): boolean {
@@ -72,7 +78,7 @@ class Simulation {
   /** Sends the newest list with a nonce of long ago, some times over. */
   repeat(nonce: number, times: number): void {
     const request = { names: this.#wanted, nonce: String(nonce), error: undefined };
-    if (this.#answered.has(request.nonce)) this.#toServer.push(...Array<SdsRequest>(times).fill(request));
+    if (this.#answered.has(request.nonce)) this.#toServer.push(...Array<SotwRequest>(times).fill(request));
   }
 
   sendStale(nonce: string): void {
@@ -97,7 +103,7 @@ class Simulation {
     const isFirst = this.#read === undefined;
     const isStale = !isFirst && request.nonce !== '' && !this.#sentByNonce.has(request.nonce);
     if (!isStale) this.#expectSubscription(request, isFirst);
-    const answer = this.session.receive(request);
+    const { answer } = this.#requests.receive(request);
     const known = isFirst || isStale ? undefined : this.#sentByNonce.get(request.nonce);
     if (known === undefined || this.#answered.has(request.nonce)) expect(answer).toBeUndefined();
     else {
@@ -144,9 +150,10 @@ class Simulation {
     }
     expect(this.session.peek()).toBeUndefined();
     expect(this.session.held().length).toBeLessThanOrEqual(names.length);
+    expect(this.session.unanswered).toBe(0);
   }
 
-  #expectSubscription(request: SdsRequest, isFirst: boolean): void {
+  #expectSubscription(request: SotwRequest, isFirst: boolean): void {
     const before = this.#read;
     const wasWildcard = this.isWildcard() || isFirst;
     if (request.names.length > 0) this.#hasNamed = true;

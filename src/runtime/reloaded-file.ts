@@ -1,6 +1,6 @@
 import { constants } from 'node:fs';
 import { type FileHandle, open, stat } from 'node:fs/promises';
-import { AppError, errorText } from '../../runtime/error.ts';
+import { AppError, errorText } from './error.ts';
 
 type Outcome<T> = { readonly value: T } | { readonly error: AppError };
 

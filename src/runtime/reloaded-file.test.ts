@@ -2,8 +2,8 @@ import { spawnSync } from 'node:child_process';
 import { mkdir, rename, rm, truncate, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { AppError } from '../../runtime/error.ts';
-import { tempDir } from '../../testing/temp-dir.ts';
+import { tempDir } from '../testing/temp-dir.ts';
+import { AppError } from './error.ts';
 import { ReloadedFile } from './reloaded-file.ts';
 
 /** A file whose content is read as text, unless it says "bad". */
