@@ -34,7 +34,7 @@ const ending = `
 | Socket | Who may call | Services |
 |---|---|---|
 | \`workloadSocket\` | processes of this host, each as the kernel names it | \`SpiffeWorkloadAPI\`, \`envoy.service.secret.v3.SecretDiscoveryService\`, \`grpc.health.v1.Health\` |
-| \`adminSocket\` | whoever can open it | \`spire.api.agent.logger.v1.Logger\`, \`signet.health.v1.Health\`, \`grpc.health.v1.Health\`, gRPC reflection |
+| \`adminSocket\` | whoever can open it | \`spire.api.agent.logger.v1.Logger\`, \`signet.health.v1.Health\`, \`signet.proxy.v1.Proxies\`, \`grpc.health.v1.Health\`, gRPC reflection |
 
 \`grpc.health.v1.Health\` answers \`SERVING\` as long as no part of the process is "not ready" in \`signet health\`.
 `;

@@ -86,6 +86,30 @@ describe('a table', () => {
   });
 });
 
+describe('a document', () => {
+  const others = { hint: 'a\u001b[2J\u009b1m\u202e\u{e0041}\n', list: ['\u2028'], plain: 'b' };
+
+  it('as json moves no cursor and says all the same what it says', () => {
+    const output = new CapturedOutput();
+    printDocument(others, 'json');
+    expect(output.stdout.replaceAll('\n', '')).not.toMatch(/[\p{Cc}\p{Cf}\p{Zl}]/u);
+    expect(JSON.parse(output.stdout)).toEqual(others);
+  });
+
+  it('as yaml moves no cursor either', () => {
+    const output = new CapturedOutput();
+    printDocument(others, 'yaml');
+    expect(output.stdout.replaceAll('\n', '')).not.toMatch(/[\p{Cc}\p{Cf}\p{Zl}]/u);
+    expect(parseYaml(output.stdout, 'output')).toMatchObject({ plain: 'b', list: ['\u2028'] });
+  });
+
+  it('as yaml keeps its lines', () => {
+    const output = new CapturedOutput();
+    printDocument({ pem: 'a\nb\n' }, 'yaml');
+    expect(output.stdout).toBe('pem: |\n  a\n  b\n');
+  });
+});
+
 describe('text', () => {
   it('goes to stdout with exactly one line end', () => {
     const output = new CapturedOutput();

@@ -1,4 +1,5 @@
 import { toYaml } from '../runtime/config-file.ts';
+import { unprintable } from '../runtime/printable.ts';
 
 /** How a command shows its result. */
 export type OutputFormat = 'table' | 'json' | 'yaml';
@@ -39,9 +40,22 @@ export function printRows(rows: readonly Row[], columns: readonly string[], form
   print(lines.join('\n'));
 }
 
-/** Prints one document. */
+/** Prints one document; as data it is what it was, on a terminal it moves no cursor. */
 export function printDocument(value: unknown, format: 'json' | 'yaml'): void {
-  print(format === 'json' ? JSON.stringify(value, undefined, 2) : toYaml(value));
+  const yaml = format === 'yaml' ? toYaml(value) : undefined;
+  // YAML leaves such characters as they are; but JSON is YAML too.
+  const isPlain = yaml !== undefined && !unprintable.test(yaml.replaceAll('\n', ''));
+  print(isPlain ? yaml : printableJson(value));
+}
+
+function printableJson(value: unknown): string {
+  const escaped = (character: string) =>
+    character === '\n' ? character : character.split('').map(unicodeEscape).join('');
+  return JSON.stringify(value, undefined, 2).replaceAll(eachUnprintable, escaped);
+}
+
+function unicodeEscape(codeUnit: string): string {
+  return `\\u${codeUnit.charCodeAt(0).toString(16).padStart(4, '0')}`;
 }
 
 /** Writes to stdout, with a line end. */
@@ -54,12 +68,15 @@ export function remark(line: string): void {
   process.stderr.write(`${line}\n`);
 }
 
+const eachUnprintable = new RegExp(unprintable, 'gu');
+const unprintables = new RegExp(`${unprintable.source}+`, 'gu');
+
 /** `x509SvidTtl` → `x509 svid ttl`. */
 function label(key: string): string {
   return key.replaceAll(/([a-z0-9])([A-Z])/g, '$1 $2').toLowerCase();
 }
 
-/** Other people's texts, such as hints, must not move the cursor or fake a line. */
-function text(value: Row[string]): string {
-  return (Array.isArray(value) ? value.join(', ') : String(value)).replaceAll(/\p{Cc}+/gu, ' ');
+/** A value in a table or a line: other people's texts, such as hints, must not move the cursor or fake a line. */
+export function text(value: Row[string]): string {
+  return (Array.isArray(value) ? value.join(', ') : String(value)).replaceAll(unprintables, ' ');
 }

@@ -63,6 +63,8 @@ describe('the command line', () => {
       'signet x509 mint',
       'signet workload x509',
       'signet workload bundles',
+      'signet proxy list',
+      'signet proxy show',
       'signet health',
       'signet log-level get',
       'signet log-level set',

@@ -8,6 +8,7 @@ import { devCommand } from './dev.ts';
 import { entryCommand } from './entry.ts';
 import { healthCommand, NotHealthy } from './health.ts';
 import { logLevelCommand } from './log-level.ts';
+import { proxyCommand } from './proxy.ts';
 import { serverCommand } from './run-server.ts';
 import { tokenCommand } from './token.ts';
 import { workloadCommand } from './workload.ts';
@@ -31,6 +32,7 @@ export function program(): Command {
     bundleCommand(),
     x509Command(),
     workloadCommand(),
+    proxyCommand(),
     healthCommand(),
     logLevelCommand(),
     devCommand(),

@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs';
 import { type Command, Option } from 'commander';
 import { type ClientChannel, unixChannel } from '../rpc/grpc-client.ts';
+import { AppError, isAppError } from '../runtime/error.ts';
 import {
   defaultAgentAdminSocket,
   defaultServerSocket,
@@ -37,6 +38,43 @@ export async function withRole<T>(
   const channel = unixChannel(socket);
   try {
     return await work(channel, interruption());
+  } finally {
+    channel.close();
+  }
+}
+
+/** What commands take that only an agent's admin socket answers. */
+export interface AgentAdminOptions {
+  readonly socket: string;
+}
+
+/** `--role` and `--socket` of commands for which the role is the agent. */
+export function withAgentAdminOptions(target: Command): Command {
+  return target
+    .addOption(new Option('--role <role>', 'whose proxies; those of the agent').choices(['agent']))
+    .addOption(
+      new Option('--socket <path>', "the agent's admin socket")
+        .env('SIGNET_AGENT_ADMIN_SOCKET')
+        .default(defaultAgentAdminSocket),
+    );
+}
+
+/** Runs `work` with a channel to the agent's admin socket; says what to do when no agent answers there. */
+export async function withAgentAdmin<T>(
+  { socket }: AgentAdminOptions,
+  work: (channel: ClientChannel, signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  const how = '--socket PATH or SIGNET_AGENT_ADMIN_SOCKET';
+  requireSocket(socket, 'agent', how, 'signet agent run --config agent.yaml');
+  const channel = unixChannel(socket);
+  try {
+    return await work(channel, interruption());
+  } catch (error) {
+    if (!isAppError(error, 'unimplemented')) throw error;
+    throw new AppError(
+      'unimplemented',
+      `"${socket}" is no admin socket of an agent, or of an older one; name the right one with ${how}`,
+    );
   } finally {
     channel.close();
   }
