@@ -1,6 +1,6 @@
 # Needs git, make, a C compiler and Node.js 20 or newer with npm; `make setup` brings the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup check generate unit e2e test demo bench clean
+.PHONY: help setup envoys check generate unit e2e test demo bench clean
 
 # The pinned Node and the tools of node_modules come first (not for setup: npm must not run on a Node it deletes).
 run := PATH="$(CURDIR)/node_modules/.bin:$$PATH"
@@ -11,6 +11,9 @@ help: ## this list
 setup: ## install and build what the checkout needs (again: fast, nothing to do)
 	@tools/setup.sh
 
+envoys: setup ## setup, and the older Envoys that some end-to-end tests run
+	@tools/setup.sh older-envoys
+
 check: setup ## types, lint, architecture, unused code, generated files
 	@$(run) node tools/check.ts
 
@@ -20,10 +23,10 @@ generate: setup ## make the generated files again
 unit: setup ## unit tests
 	@$(run) vitest run --project unit
 
-e2e: setup ## end-to-end tests with real processes and a real Envoy
+e2e: envoys ## end-to-end tests with real processes and a real Envoy
 	@$(run) vitest run --project e2e
 
-test: setup check ## all of it: set-up, checks, unit and end-to-end tests
+test: envoys check ## all of it: set-up, checks, unit and end-to-end tests
 	@$(run) vitest run
 
 demo: setup ## two Envoys speak mTLS with rotating identities; Ctrl-C ends it

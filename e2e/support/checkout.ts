@@ -7,9 +7,21 @@ export const checkout = fileURLToPath(new URL('../../', import.meta.url));
 /** The program under test, as users start it. */
 export const signetBinary = `${checkout}bin/signet`;
 
-/** The real Envoy that `make setup` fetched, or the one that `ENVOY` names; undefined when there is none. */
-export function findEnvoy(): string | undefined {
-  const path = process.env['ENVOY'] ?? `${checkout}.cache/envoy/envoy`;
+/** Envoys that tests run: the pinned one, which is also the demo's, and older ones for smoke tests. */
+export const envoyVersions = ['1.40', '1.38', '1.36'] as const;
+
+/** The pinned version, or one of the older ones. */
+export type EnvoyVersion = (typeof envoyVersions)[number];
+
+/**
+ * The real Envoy that `make setup` (the older ones: `make envoys`) fetched, or, for the pinned one, what `ENVOY` names;
+ * undefined when there is none.
+ */
+export function findEnvoy(version: EnvoyVersion = '1.40'): string | undefined {
+  const path =
+    version === '1.40'
+      ? (process.env['ENVOY'] ?? `${checkout}.cache/envoy/envoy`)
+      : `${checkout}.cache/envoy-${version}/envoy`;
   try {
     accessSync(path, constants.X_OK);
     return path;
@@ -19,8 +31,8 @@ export function findEnvoy(): string | undefined {
 }
 
 /** The real Envoy; throws when there is none. */
-export function getEnvoy(): string {
-  const path = findEnvoy();
-  if (path === undefined) throw new Error('no Envoy here; run "make setup"');
+export function getEnvoy(version: EnvoyVersion = '1.40'): string {
+  const path = findEnvoy(version);
+  if (path === undefined) throw new Error(`no Envoy ${version} here; run "make envoys"`);
   return path;
 }

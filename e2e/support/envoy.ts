@@ -1,6 +1,7 @@
-import { chown, writeFile } from 'node:fs/promises';
+import { chown, readFile, rename, writeFile } from 'node:fs/promises';
 import { request } from 'node:http';
 import { join } from 'node:path';
+import { type EnvoyFiles, type Listener, listenerFile, parseListenerFile } from './envoy-config.ts';
 import type { Patience } from './eventually.ts';
 import type { RunningProcess } from './process.ts';
 import type { ProxyIdentity } from './proxy-identity.ts';
@@ -28,17 +29,15 @@ export class EnvoyProcess {
   }
 
   /** Starts it; returns when its admin interface answers, not when its listeners are open: see `waitUntilReady`. */
-  static async start(sandbox: Sandbox, identity: ProxyIdentity, config: string): Promise<EnvoyProcess> {
-    const path = join(identity.dir, 'envoy.yaml');
-    await writeFile(path, config);
+  static async start(sandbox: Sandbox, identity: ProxyIdentity, files: EnvoyFiles): Promise<EnvoyProcess> {
     const { uid } = identity;
-    if (uid !== undefined) await chown(path, uid, uid);
+    for (const [name, text] of Object.entries(files)) await writeFor(identity, name, text);
     const started = await sandbox.start({
       name: `envoy ${identity.name}`,
       command: identity.binary,
       args: [
         '--config-path',
-        path,
+        join(identity.dir, 'envoy.yaml'),
         '--concurrency',
         '1',
         '--disable-hot-restart',
@@ -104,6 +103,15 @@ export class EnvoyProcess {
     return found.local_address.socket_address.port_value;
   }
 
+  /** Exchanges the listeners of an Envoy that was started with `hasListenerFile`. */
+  async replaceListeners(change: (now: readonly Listener[]) => readonly Listener[]): Promise<void> {
+    const path = join(this.identity.dir, 'listeners.json');
+    const listeners = change(parseListenerFile(await readFile(path, 'utf8')));
+    // Envoy looks when something is moved there, not when something is written.
+    const next = await writeFor(this.identity, 'listeners.json.new', listenerFile(listeners));
+    await rename(next, path);
+  }
+
   /** Counters and gauges whose names match, such as `^sds\.`. */
   async stats(filter: RegExp): Promise<ReadonlyMap<string, number>> {
     const text = await this.admin(`/stats?format=json&filter=${encodeURIComponent(filter.source)}`);
@@ -145,4 +153,12 @@ export class EnvoyProcess {
     const { configs = [] } = JSON.parse(text) as { configs?: { name: string; version_info: string }[] };
     return new Map(configs.map(({ name, version_info }) => [name, version_info]));
   }
+}
+
+/** Writes a file that the proxy can read into its folder; returns its path. */
+async function writeFor({ dir, uid }: ProxyIdentity, name: string, text: string): Promise<string> {
+  const path = join(dir, name);
+  await writeFile(path, text);
+  if (uid !== undefined) await chown(path, uid, uid);
+  return path;
 }

@@ -1,6 +1,7 @@
 import { startApp } from './app.ts';
+import { type EnvoyVersion, getEnvoy } from './checkout.ts';
 import { EnvoyProcess } from './envoy.ts';
-import { sidecarConfig } from './envoy-config.ts';
+import { type SdsVariant, sidecarConfig } from './envoy-config.ts';
 import { fetchOnce } from './load.ts';
 import { createProxyIdentity, type ProxyIdentity } from './proxy-identity.ts';
 import type { Sandbox } from './sandbox.ts';
@@ -14,6 +15,9 @@ export const sidecarIds = {
 
 /** How the two Envoys are configured; what is left out is as shipped. */
 export interface SidecarOptions {
+  readonly variant?: SdsVariant;
+  /** Of the Envoys that `who` runs. */
+  readonly version?: EnvoyVersion;
   readonly initialFetchTimeout?: string;
   readonly oneRequestPerConnection?: boolean;
 }
@@ -87,10 +91,12 @@ export class Sidecars {
 export async function createSidecarIdentities(
   sandbox: Sandbox,
   prefix = '',
+  version: EnvoyVersion = '1.40',
 ): Promise<{ backend: ProxyIdentity; frontend: ProxyIdentity }> {
+  const program = getEnvoy(version);
   return {
-    backend: await createProxyIdentity(sandbox, `${prefix}backend`),
-    frontend: await createProxyIdentity(sandbox, `${prefix}frontend`),
+    backend: await createProxyIdentity(sandbox, `${prefix}backend`, program),
+    frontend: await createProxyIdentity(sandbox, `${prefix}frontend`, program),
   };
 }
 
@@ -129,10 +135,16 @@ export async function registerSidecars(
   server: SignetServer,
   parent: string,
   who: { readonly backend: ProxyIdentity; readonly frontend: ProxyIdentity },
+  options: { readonly x509Ttl?: string } = {},
 ): Promise<{ readonly backend: string; readonly frontend: string }> {
   const [backend, frontend] = await Promise.all(
     (['backend', 'frontend'] as const).map((name) =>
-      server.createEntry({ spiffeId: sidecarIds[name], parent, selectors: who[name].selectors }),
+      server.createEntry({
+        spiffeId: sidecarIds[name],
+        parent,
+        selectors: who[name].selectors,
+        ...options,
+      }),
     ),
   );
   return { backend: backend ?? '', frontend: frontend ?? '' };

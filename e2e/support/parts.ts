@@ -1,8 +1,9 @@
 import { describe, it } from 'vitest';
-import { findEnvoy } from './checkout.ts';
+import { envoyVersions, findEnvoy } from './checkout.ts';
 
 const isThere = {
   envoy: () => findEnvoy() !== undefined,
+  'older Envoys': () => envoyVersions.every((version) => findEnvoy(version) !== undefined),
   linux: () => process.platform === 'linux',
 } as const;
 
@@ -23,7 +24,7 @@ export function describeWith(
     describe(name, tests);
     return;
   }
-  const skipReason = `needs ${missing.join(' and ')}, missing here; "make setup" says more`;
+  const skipReason = `needs ${missing.join(' and ')}, missing here; "make envoys" says more`;
   if (process.env['CI'] !== 'true') {
     describe(name, { skip: true, meta: { skipReason } as object }, tests);
     return;
