@@ -65,6 +65,11 @@ export class FakeSecretSource implements SecretSource {
     return this.#worldOf(view).get(name) ?? absentResource;
   }
 
+  /** Names of trust are written in capitals. */
+  kindOf(name: string): ServedResource['kind'] {
+    return name === name.toUpperCase() ? 'trust' : 'certificate';
+  }
+
   encode(name: string, resource: ServedResource, salt = 0): EncodedSecret {
     const label = 'label' in resource ? String(resource.label) : 'nobody';
     const version = `${name} ${label}${salt === 0 ? '' : `+${salt}`}`;

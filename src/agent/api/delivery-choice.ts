@@ -7,7 +7,10 @@ import type { ValidatorFlavour } from './sds-names.ts';
 import type { SdsResources } from './sds-resources.ts';
 
 /** What names stand for: `SdsResources`. */
-export type SecretSource = Pick<SdsResources, 'resolve' | 'encode' | 'cut' | 'allNames' | 'changes'>;
+export type SecretSource = Pick<
+  SdsResources,
+  'resolve' | 'encode' | 'cut' | 'kindOf' | 'allNames' | 'changes'
+>;
 
 /** Who chooses, and in what situation. */
 export interface ChoiceContext {
@@ -88,18 +91,25 @@ function lastGood(secret: ProxySecret, held: string, context: ChoiceContext): Ch
   if (validMs !== undefined && validMs <= 0) return { held };
   if (verdict === 'sendable') return { offer, held, validMs };
   if (context.isOnTrial(secret, offer.content)) return { offer, held, validMs, retry: offer.content };
-  return { held, retry: verdict === 'retry' ? offer.content : undefined };
+  const retry = verdict === 'retry' ? offer.content : undefined;
+  // It has never had anything good, and what it has stored spoils all that is used together with it.
+  const isHopeless = left.kind === 'trust' && !secret.isAcknowledged;
+  return isHopeless ? { ...nobody(secret, held, context), retry } : { held, retry };
 }
 
 function absent(secret: ProxySecret, held: string, context: ChoiceContext): Choice {
-  const isBlocked = context.onWithdraw === 'block' && secret.kind === 'trust' && secret.wasSent;
-  if (!isBlocked) return { held, isAbsent: true };
+  // Whether it was sent does not matter: it may have been so by an agent that ran before.
+  const isBlocked = context.onWithdraw === 'block' && context.source.kindOf(secret.name) === 'trust';
+  return isBlocked ? nobody(secret, held, context) : { held, isAbsent: true };
+}
+
+function nobody(secret: ProxySecret, held: string, context: ChoiceContext): Choice {
   const offer = offerOf(secret, trustNobody, context);
-  const verdict = secret.quarantine.verdictOn(offer.content);
-  if (verdict === 'sendable' || context.isOnTrial(secret, offer.content)) {
-    return { offer, held, newest: offer.content, retry: verdict === 'retry' ? offer.content : undefined };
-  }
-  return { held, newest: offer.content, retry: verdict === 'retry' ? offer.content : undefined };
+  const newest = offer.content;
+  const verdict = secret.quarantine.verdictOn(newest);
+  const retry = verdict === 'retry' ? newest : undefined;
+  const maySend = verdict === 'sendable' || context.isOnTrial(secret, newest);
+  return maySend ? { offer, held, newest, retry } : { held, newest, retry };
 }
 
 function offerOf(secret: ProxySecret, resource: ServedResource, { source }: ChoiceContext): Offer {

@@ -553,6 +553,29 @@ describe('a stream that does not answer', () => {
   });
 });
 
+test('a proxy whose last streams are ended because they stalled leaves no timer', async () => {
+  const { source, clock, proxy } = start({ closeStalled: true });
+  source.set({ ALL: fakeTrust('t1') });
+  const delivery = proxy();
+  const open = () => {
+    const books = delivery.open(
+      {},
+      { protocol: 'sotw', changed: () => undefined, stalled: () => books.close() },
+    );
+    books.requested(['ALL']);
+    books.sent('ALL', delivery.lookup('ALL')!);
+  };
+  open();
+  await clock.advance(10);
+  open();
+  await clock.advance(29_990);
+  expect(delivery.status().streams).toBe(1);
+  await clock.advance(10);
+  expect(delivery.status().streams).toBe(0);
+  await clock.advance(0);
+  expect(clock.sleepers).toBe(0);
+});
+
 describe('lookups', () => {
   test('cost nothing as long as nothing changes', async () => {
     const { source, delivery } = await settled();

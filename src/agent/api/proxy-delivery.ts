@@ -273,6 +273,8 @@ export class ProxyDelivery {
       const unansweredMs = secret.askers.oldestUnansweredMs();
       if (unansweredMs !== undefined) oldestMs = Math.min(oldestMs ?? unansweredMs, unansweredMs);
     }
+    // Stalled streams may have been the last ones.
+    if (this.#streams.size === 0) return;
     if (oldestMs !== undefined) this.#timer.within(oldestMs - sinceMs);
     this.#chooser.refresh();
     this.#chooser.reconsider();

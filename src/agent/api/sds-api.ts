@@ -51,7 +51,9 @@ const adsDefinition = {
  * rotation is nothing but a new view.
  */
 export function secretApis(deps: SdsApiDeps): readonly GrpcService[] {
+  const { names, unknownNames, identifier, clock, resources } = deps;
   const limits = { ...defaultSdsLimits, ...deps.limits };
+  const settings = { names, unknownNames, identifier, clock, limits };
   const connections = new WeakMap<object, ProxyConnection>();
 
   function connectionOf(key: object): ProxyConnection {
@@ -62,15 +64,15 @@ export function secretApis(deps: SdsApiDeps): readonly GrpcService[] {
 
   async function attested(context: CallContext) {
     const caller = await attestCaller(deps, context.caller);
-    return { ...deps, caller, connection: connectionOf(caller.connection), limits };
+    return { caller, connection: connectionOf(caller.connection) };
   }
 
   const stream = (variant: SdsVariant) =>
     rawBidi<Buffer, Buffer>((call, context) => {
       attested(context)
-        .then((parts) => {
-          const delivery = deps.deliveries.of(parts.caller);
-          new SdsStream({ call, context }, { ...parts, delivery, variant }).start();
+        .then(({ caller, connection }) => {
+          const delivery = deps.deliveries.of(caller);
+          new SdsStream({ call, context }, { settings, variant, caller, connection, delivery }).start();
         })
         .catch((error: unknown) => context.end(error));
     });
@@ -81,7 +83,7 @@ export function secretApis(deps: SdsApiDeps): readonly GrpcService[] {
       fetchSecrets: unary(async (request, context) => {
         const parts = await attested(context);
         try {
-          return await fetchSecrets(request, parts);
+          return await fetchSecrets(request, { ...parts, resources, names, limits });
         } finally {
           parts.caller.release();
         }

@@ -123,6 +123,13 @@ export class SdsResources {
       : undefined;
   }
 
+  /** What a name is for ever; undefined for one that nobody is ever served. */
+  kindOf(name: string): ServedResource['kind'] | undefined {
+    const wanted = parseSecretName(name, this.names);
+    if (wanted === undefined) return undefined;
+    return isCertificateName(wanted) ? 'certificate' : 'trust';
+  }
+
   /** Everything in the view once, as SPIRE names it: bundles first, since a leaf without its bundle is of no use. */
   allNames(view: WorkloadView): readonly string[] {
     const bundles = bundlesOf(view).map((bundle) => bundle.trustDomain.id);

@@ -15,8 +15,8 @@ export const defaultSdsLimits: SdsLimits = {
   maxBytesOfNames: 128 * 1024,
 };
 
-/** What a session needs for a name it holds, besides the name itself: a generous guess. */
-const bytesPerName = 256;
+/** What session and books need for a name, besides the name itself: a generous guess. */
+export const bytesPerName = 1_024;
 
 /** What the stream's proxy is to have right now. All must be cheap: they are asked again at each change. */
 export interface SdsWorld {

@@ -10,7 +10,7 @@ import type { ProxyDelivery } from './proxy-delivery.ts';
 import type { ProxyNode } from './proxy-node.ts';
 import { type ReadRequest, sdsDialects } from './sds-dialects.ts';
 import { parseSecretName, type SdsNames, wantedKeyTypes } from './sds-names.ts';
-import { type SdsAnswer, type SdsLimits, type SdsSend, SdsSession } from './sds-session.ts';
+import { bytesPerName, type SdsAnswer, type SdsLimits, type SdsSend, SdsSession } from './sds-session.ts';
 import { type Dialect, removalResponse, secretTypeUrl, withNonce } from './secrets.ts';
 
 /** What all streams of one connection share. */
@@ -32,12 +32,8 @@ export interface SdsVariant {
 /** A gRPC stream of bytes. */
 export type ByteStream = Parameters<RawBidiHandler<Buffer, Buffer>['handle']>[0];
 
-/** What a stream is made of. */
-export interface SdsStreamParts {
-  readonly variant: SdsVariant;
-  readonly caller: AttestedCaller;
-  readonly connection: ProxyConnection;
-  readonly delivery: ProxyDelivery;
+/** What all streams share. */
+export interface SdsStreamSettings {
   readonly names: SdsNames;
   readonly unknownNames: 'hold' | 'fail';
   readonly limits: SdsLimits;
@@ -46,12 +42,19 @@ export interface SdsStreamParts {
   readonly clock: Clock;
 }
 
+/** What a stream is made of. */
+export interface SdsStreamParts {
+  readonly settings: SdsStreamSettings;
+  readonly variant: SdsVariant;
+  readonly caller: AttestedCaller;
+  readonly connection: ProxyConnection;
+  readonly delivery: ProxyDelivery;
+}
+
 /** Envoy opens a stream per name: this many are named in the log, for each connection. */
 const maxHeldNamesLogged = 20;
 /** Names that nobody is ever served: so many of a stream are in the book, for whoever looks for the mistake. */
 const maxUnknownNoted = 8;
-/** What it takes to hold one of them, besides its bytes: a generous guess. */
-const bytesPerUnknown = 1_024;
 /** How often secrets are sent again, unchanged, over ADS Delta. */
 const repetitionMs = { least: 60_000, spread: 60_000 };
 
@@ -69,6 +72,8 @@ export class SdsStream {
   readonly #read: ReadRequest;
   readonly #unknown = new Set<string>();
   #books: StreamBooks | undefined;
+  /** Until its first request for secrets. */
+  #isSilent = true;
   #isVerified = false;
   #isVerifying = false;
 
@@ -79,9 +84,9 @@ export class SdsStream {
     this.#call = transport.call;
     this.#context = transport.context;
     this.#parts = parts;
-    const { delivery, limits, names } = parts;
+    const { limits, names } = parts.settings;
     const { tellsAbsence, reader } = sdsDialects[parts.variant.dialect];
-    this.#session = new SdsSession(worldOf(delivery, names), { limits, tellsAbsence });
+    this.#session = new SdsSession(worldOf(parts.delivery, names), { limits, tellsAbsence });
     this.#read = reader(this.#session);
   }
 
@@ -126,7 +131,8 @@ export class SdsStream {
   }
 
   #receive(bytes: Buffer): void {
-    const { connection, delivery, limits, variant } = this.#parts;
+    const { connection, delivery, variant } = this.#parts;
+    const { limits } = this.#parts.settings;
     const request = this.#read(bytes, { readNode: connection.node === undefined, limits });
     if (request.node !== undefined) {
       connection.node ??= request.node;
@@ -137,7 +143,8 @@ export class SdsStream {
       return;
     }
     const { answer, isSubscriptionChanged } = request.apply();
-    if (isSubscriptionChanged) this.#noteSubscription(request.asked);
+    if (isSubscriptionChanged || this.#isSilent) this.#noteSubscription(request.asked);
+    this.#isSilent = false;
     if (answer !== undefined) this.#note(answer);
     if (answer !== undefined && !isSubscriptionChanged) return;
     this.#refuseUnknown(request.asked);
@@ -145,7 +152,8 @@ export class SdsStream {
   }
 
   #noteSubscription(asked: readonly string[]): void {
-    const { caller, names, variant } = this.#parts;
+    const { caller, variant } = this.#parts;
+    const { names } = this.#parts.settings;
     if (variant.dialect === 'sotw') this.#unknown.clear();
     for (const name of asked) {
       if (this.#unknown.size >= maxUnknownNoted) break;
@@ -153,7 +161,7 @@ export class SdsStream {
     }
     const subscribed = this.#session.names();
     let bytes = this.#session.namedBytes();
-    for (const name of this.#unknown) bytes += Buffer.byteLength(name) + bytesPerUnknown;
+    for (const name of this.#unknown) bytes += Buffer.byteLength(name) + bytesPerName;
     caller.holdNames(bytes);
     caller.wantKeyTypes(wantedKeyTypes(subscribed, names));
     this.#books?.requested([...subscribed, ...this.#unknown]);
@@ -161,6 +169,7 @@ export class SdsStream {
 
   #worldChanged(): void {
     this.#session.worldChanged();
+    if (this.#session.followsAll) this.#noteSubscription([]);
     this.#refuseUnknown([]);
     this.#logHeld([]);
   }
@@ -195,9 +204,9 @@ export class SdsStream {
   }
 
   #write({ name, version, nonce }: SdsSend): void {
-    const { delivery, identifier, variant } = this.#parts;
+    const { delivery, settings, variant } = this.#parts;
     if (version === undefined) {
-      this.#call.write(withNonce(removalResponse(name, identifier), nonce));
+      this.#call.write(withNonce(removalResponse(name, settings.identifier), nonce));
     } else {
       const secret = delivery.lookup(name);
       if (secret?.version !== version)
@@ -222,7 +231,7 @@ export class SdsStream {
    * listener's timeout (envoy#47309). What Envoy has, it skips by its hash.
    */
   async #repeat(): Promise<void> {
-    const { clock } = this.#parts;
+    const { clock } = this.#parts.settings;
     const { signal } = this.#context;
     while (!signal.aborted) {
       await clock.sleep(repetitionMs.least + Math.random() * repetitionMs.spread, signal);
@@ -232,7 +241,8 @@ export class SdsStream {
 
   /** As SPIRE does where the setting says so. */
   #refuseUnknown(asked: readonly string[]): void {
-    const { caller, delivery, names, unknownNames } = this.#parts;
+    const { caller, delivery } = this.#parts;
+    const { names, unknownNames } = this.#parts.settings;
     if (unknownNames === 'hold' || !caller.view.value.isSynced) return;
     const unknown = asked.filter((name) => name !== '' && parseSecretName(name, names) === undefined);
     const absent = this.#session.names().filter((name) => delivery.isAbsent(name));
@@ -246,7 +256,8 @@ export class SdsStream {
 
   /** Says once for a connection and name why the proxy waits: the first thing that its users look for. */
   #logHeld(asked: readonly string[]): void {
-    const { caller, connection, delivery, names } = this.#parts;
+    const { caller, connection, delivery } = this.#parts;
+    const { names } = this.#parts.settings;
     const { heldNames } = connection;
     if (heldNames.size >= maxHeldNamesLogged) return;
     const unknown = asked.filter((name) => name !== '' && parseSecretName(name, names) === undefined);

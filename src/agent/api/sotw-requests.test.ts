@@ -368,14 +368,14 @@ describe('the limits', () => {
     expect([drain(session), session.session.held(), session.session.namedBytes()]).toEqual([[], [], 0]);
     session.receive(request(['a', 'never-1']));
     expect(drain(session)).toMatchObject([{ name: 'a' }]);
-    expect(session.session.namedBytes()).toBe(257);
+    expect(session.session.namedBytes()).toBe(1_025);
   });
 
   test('count names that are held, but not those of a stream that named none', () => {
     const { session } = start({ a: 'v1' }, ['a', 'later']);
-    expect(session.session.namedBytes()).toBe(6 + 2 * 256);
+    expect(session.session.namedBytes()).toBe(6 + 2 * 1_024);
     session.receive(request(['later']));
-    expect(session.session.namedBytes()).toBe(5 + 256);
+    expect(session.session.namedBytes()).toBe(5 + 1_024);
     expect(start({ a: 'v1' }, []).session.session.namedBytes()).toBe(0);
   });
 });
