@@ -1,6 +1,6 @@
 /*
  * What Node has no API for: who is at the other end of a Unix socket (SO_PEERCRED, SO_PEERPIDFD), whether that
- * process still lives (pidfd), and flock(). Node-API only, so one binary serves every Node from 20 on.
+ * process still lives (pidfd), flock(), and keeping memory out of core dumps. Node-API only, so one binary serves every Node from 20 on.
  * Every failure is thrown as an Error whose `code` is the name of the errno.
  */
 #define _GNU_SOURCE
@@ -12,6 +12,8 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -185,13 +187,22 @@ static napi_value lock_file(napi_env env, napi_callback_info info) {
   return bool_value(env, result == 0);
 }
 
+static napi_value forbid_core_dumps(napi_env env, napi_callback_info info) {
+  const struct rlimit none = {0, 0};
+  (void)info;
+  if (setrlimit(RLIMIT_CORE, &none) != 0) return throw_errno(env, "setrlimit", errno);
+  /* A handler of dumps that is a pipe does not look at the limit. */
+  if (prctl(PR_SET_DUMPABLE, 0) != 0) return throw_errno(env, "prctl", errno);
+  return NULL;
+}
+
 static napi_value init(napi_env env, napi_value exports) {
   static const struct {
     const char *name;
     napi_callback function;
   } functions[] = {{"peerCredentials", peer_credentials}, {"peerPidfd", peer_pidfd}, {"pidfdOpen", pidfd_open_},
                    {"pidfdAlive", pidfd_alive},           {"closeFd", close_fd},     {"lockFile", lock_file},
-                   {"hasPeerPidfd", has_peer_pidfd}};
+                   {"hasPeerPidfd", has_peer_pidfd},      {"forbidCoreDumps", forbid_core_dumps}};
   for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++) {
     napi_value function;
     if (napi_create_function(env, functions[i].name, NAPI_AUTO_LENGTH, functions[i].function, NULL, &function) !=

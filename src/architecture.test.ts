@@ -30,6 +30,10 @@ const rules: Rules = {
     'config.ts': ['zod'],
     'identity-file.ts': ['zod'],
     'entry-document.ts': ['zod'],
+    // The parts of the process that runs a PKCS#11 module.
+    'pkcs11-module.ts': ['pkcs11js'],
+    'pkcs11-objects.ts': ['pkcs11js'],
+    'pkcs11-token.ts': ['pkcs11js'],
     // Skips the node of a request undecoded, which no generated decoder can.
     'request-fields.ts': ['@bufbuild/protobuf'],
   },
@@ -42,6 +46,7 @@ const rules: Rules = {
       ['attestation', 'registration', 'bundles'],
       ['authority'],
       ['config', 'metrics'],
+      ['rotation-times'],
     ],
     agent: [
       ['agent'],
@@ -53,7 +58,7 @@ const rules: Rules = {
       ['agent-identity', 'entry-matcher', 'rotation-policy'],
       ['bootstrap'],
       ['issued-svid'],
-      ['config', 'metrics', 'workload-view', 'identity-file', 'agent-standing'],
+      ['config', 'metrics', 'workload-view', 'identity-file', 'agent-standing', 'tainted-svids'],
     ],
   },
   separateFolders: ['plugins'],

@@ -2,13 +2,15 @@ import { stringify } from 'yaml';
 import { z } from 'zod';
 import { agentConfigSchema } from '../src/agent/config.ts';
 import {
+  agentKeyManagers,
   agentNodeAttestors,
   dataStores,
   keyManagers,
   serverNodeAttestors,
+  upstreamAuthorities,
   workloadAttestors,
 } from '../src/plugins/builtin.ts';
-import { serverConfigSchema } from '../src/server/config.ts';
+import { localRootSettings, serverConfigSchema } from '../src/server/config.ts';
 
 interface Plugin {
   readonly name: string;
@@ -38,11 +40,12 @@ export function configReference(): string {
     chapter('Server: `server.yaml`', serverConfigSchema, {
       dataStore: dataStores,
       keyManager: keyManagers,
+      upstreamAuthority: [{ name: 'local_root', configSchema: localRootSettings }, ...upstreamAuthorities],
       nodeAttestors: serverNodeAttestors,
     }),
     chapter('Agent: `agent.yaml`', agentConfigSchema, {
       nodeAttestor: agentNodeAttestors,
-      keyManager: keyManagers,
+      keyManager: agentKeyManagers,
       workloadAttestors,
     }),
     '',

@@ -2,6 +2,7 @@ import { Command, CommanderError } from 'commander';
 import { AppError, errorText } from '../runtime/error.ts';
 import { version } from '../runtime/version.ts';
 import { agentCommand } from './agent.ts';
+import { authorityCommand } from './authority.ts';
 import { bundleCommand } from './bundle.ts';
 import { WrongUsage, withConventions, withVerbs } from './command.ts';
 import { devCommand } from './dev.ts';
@@ -30,6 +31,7 @@ export function program(): Command {
     tokenCommand(),
     entryCommand(),
     bundleCommand(),
+    authorityCommand(),
     x509Command(),
     workloadCommand(),
     proxyCommand(),

@@ -163,40 +163,101 @@ export interface JoinTokenStore {
 
 export type AuthorityState = 'prepared' | 'active' | 'old';
 
-/** One signing certificate of this server, as the journal has it. */
+/** `signing` certificates sign SVIDs; a `root` signs signing certificates only. At most one of each is active. */
+export type AuthorityRole = 'signing' | 'root';
+
+/** One CA certificate of this server, as the journal has it. */
 export interface AuthorityRecord {
   /** Hex of the subject key identifier. */
   readonly id: string;
+  readonly role: AuthorityRole;
+  /** Where the key was made; empty for a root whose key is somebody else's. */
   readonly keyId: string;
   /** SPKI, DER: the journal's claim on a key is by its public key, never by the key's label. */
   readonly publicKey: Uint8Array;
   readonly certificate: Certificate;
+  /** What stands above a leaf in its chain, without the root: this certificate first; empty when it is a root. */
+  readonly chain: readonly Certificate[];
+  /** Hex of the subject key identifier of the root above; empty when it is one itself. */
+  readonly upstreamKeyId: string;
   readonly state: AuthorityState;
   /** Unix ms. */
   readonly preparedAtMs: number;
   readonly activatedAtMs: number | undefined;
+  /** Since when nothing that it signed should be in use. */
+  readonly taintedAtMs: number | undefined;
+  /** Since when it is in no bundle any more. */
+  readonly revokedAtMs: number | undefined;
+  /** Nothing that it has signed ends later; undefined = not known, so with the certificate. */
+  readonly svidsEndByMs: number | undefined;
 }
 
+/** Each change is one transaction, and durable before it resolves. */
 export interface AuthorityStore {
+  /** In order of preparation. */
   list(): Promise<readonly AuthorityRecord[]>;
-  /** Writes the prepared authority to the journal and `change(bundle)` to the bundle, in one transaction. */
+  /** Writes the prepared authority to the journal and `change(bundle)` to the bundle. */
   prepare(
     record: AuthorityRecord,
     trustDomain: TrustDomain,
     change: (current: Bundle | undefined) => Bundle,
   ): Promise<Bundle>;
-  /** Makes `id`, prepared or old, active and the one that was active old, in one transaction. */
+  /** Makes `id`, prepared or old, active and the one of its role that was active old. */
   activate(id: string, atMs: number): Promise<void>;
-  /** Removes journal records; the keys are the caller's to destroy afterwards. */
-  forget(ids: readonly string[]): Promise<void>;
+  /** Writes the tainted and revoked times of these records, new records included, and `change(bundle)` to the bundle. */
+  mark(
+    records: readonly AuthorityRecord[],
+    trustDomain: TrustDomain,
+    change: (current: Bundle | undefined) => Bundle,
+  ): Promise<Bundle>;
+  /** Notes that SVIDs of `id` may end as late as this; never moves it back. */
+  extendSvids(id: string, endByMs: number): Promise<void>;
+  /** Removes records, and retires their keys. */
+  forget(ids: readonly string[], atMs: number): Promise<void>;
 }
 
-/** Five narrow stores on one database, handed out singly to who needs them. */
+/** A key that signs nothing any more. */
+export interface RetiredKey {
+  readonly role: AuthorityRole;
+  readonly keyId: string;
+  /** SPKI, DER. */
+  readonly publicKey: Uint8Array;
+  /** Unix ms. */
+  readonly retiredAtMs: number;
+}
+
+/** A name under which a key is being made. */
+export interface KeyClaim {
+  readonly role: AuthorityRole;
+  readonly keyId: string;
+}
+
+/**
+ * Which keys of the key managers are this server's to destroy: those that are retired, and those that it was about to
+ * make when it crashed. All others are left alone. Each change is durable before it resolves.
+ */
+export interface KeyJournal {
+  /** Notes that a key is about to be made, until a record has it, or it is retired. */
+  claim(claim: KeyClaim): Promise<void>;
+  claims(): Promise<readonly KeyClaim[]>;
+  /** To be called when there is no such key. */
+  unclaim(claim: KeyClaim): Promise<void>;
+  /** Lists a key to be destroyed; throws `failed-precondition` for that of a prepared or active record. */
+  retire(key: RetiredKey): Promise<void>;
+  retired(): Promise<readonly RetiredKey[]>;
+  /** To be called once a retired key is destroyed. */
+  noteDestroyed(key: Pick<RetiredKey, 'role' | 'publicKey'>): Promise<void>;
+}
+
+/** Six narrow stores on one database, handed out singly to who needs them. */
 export interface DataStore {
   readonly entries: EntryStore;
   readonly agents: AgentStore;
   readonly bundles: BundleStore;
   readonly tokens: JoinTokenStore;
   readonly authorities: AuthorityStore;
+  readonly keys: KeyJournal;
+  /** 16 random hex digits that tell this server from others: made at the first call, the same ever after. */
+  serverId(): Promise<string>;
   close(): Promise<void>;
 }

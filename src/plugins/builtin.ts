@@ -1,15 +1,18 @@
 import { z } from 'zod';
 import type { DataStore } from '../plugin-api/data-store.ts';
-import type { KeyManager } from '../plugin-api/key-manager.ts';
+import type { KeyManager, KeyManagerDefinition } from '../plugin-api/key-manager.ts';
 import type {
   AgentNodeAttestor,
   ServerNodeAttestor,
   ServerNodeAttestorContext,
 } from '../plugin-api/node-attestor.ts';
 import type { PluginContext, PluginDefinition } from '../plugin-api/plugin.ts';
+import type { UpstreamAuthority, UpstreamAuthorityContext } from '../plugin-api/upstream-authority.ts';
 import type { WorkloadAttestor } from '../plugin-api/workload-attestor.ts';
+import { pkcs11Config } from './key-manager/pkcs11-config.ts';
 import { joinTokenAgentConfig } from './node-attestor/join-token-config.ts';
 import { x509popAgentConfig, x509popServerConfig } from './node-attestor/x509pop-config.ts';
+import { diskUpstreamConfig } from './upstream-authority/disk-config.ts';
 import { unixConfig } from './workload-attestor/unix-config.ts';
 
 /** Lets each definition keep the type of its own settings and still stand in a table with others. */
@@ -24,6 +27,14 @@ function plugin<Config, Instance, Context extends PluginContext = PluginContext>
   };
 }
 
+/** As `plugin`, for key managers of servers. */
+function keyManager<Config>(definition: KeyManagerDefinition<Config>): KeyManagerDefinition<unknown> {
+  return {
+    ...plugin(definition),
+    check: (config, context, type) => definition.check(config as Config, context, type),
+  };
+}
+
 const noSettings = z.strictObject({});
 
 /** Where the server keeps what must not be lost. */
@@ -35,17 +46,43 @@ export const dataStores: readonly PluginDefinition<unknown, DataStore>[] = [
   }),
 ];
 
-/** Where a role keeps its private keys. */
-export const keyManagers: readonly PluginDefinition<unknown, KeyManager>[] = [
-  plugin({
-    name: 'disk',
-    configSchema: noSettings,
-    create: async (_config, context) => (await import('./key-manager/disk.ts')).DiskKeyManager.open(context),
+const disk = {
+  name: 'disk',
+  configSchema: noSettings,
+  create: async (_config: object, context: PluginContext) =>
+    (await import('./key-manager/disk.ts')).DiskKeyManager.open(context),
+};
+const memory = {
+  name: 'memory',
+  configSchema: noSettings,
+  create: async () => new (await import('./key-manager/memory.ts')).MemoryKeyManager(),
+};
+
+/** Where an agent keeps its private keys: TLS and its workloads need them as they are. */
+export const agentKeyManagers: readonly PluginDefinition<unknown, KeyManager>[] = [
+  plugin(disk),
+  plugin(memory),
+];
+
+/** Where a server keeps its private keys. */
+export const keyManagers: readonly KeyManagerDefinition<unknown>[] = [
+  keyManager({
+    ...disk,
+    check: async (_config, { dataDir }, type) =>
+      (await import('./key-manager/check.ts')).checkSoftwareKeys(`directory "${dataDir}/keys"`, type),
   }),
-  plugin({
-    name: 'memory',
-    configSchema: noSettings,
-    create: async () => new (await import('./key-manager/memory.ts')).MemoryKeyManager(),
+  keyManager({
+    ...memory,
+    check: async (_config, _context, type) =>
+      (await import('./key-manager/check.ts')).checkSoftwareKeys('keys end with the process', type),
+  }),
+  keyManager({
+    name: 'pkcs11',
+    configSchema: pkcs11Config,
+    create: async (config, context) =>
+      (await import('./key-manager/pkcs11.ts')).Pkcs11KeyManager.open(config, context),
+    check: async (config, context, type) =>
+      (await import('./key-manager/check.ts')).checkToken(config, context, type),
   }),
 ];
 
@@ -81,6 +118,20 @@ export const serverNodeAttestors: readonly PluginDefinition<
     configSchema: x509popServerConfig,
     create: async (config, context: ServerNodeAttestorContext) =>
       (await import('./node-attestor/x509pop.ts')).X509popServerAttestor.open(config, context),
+  }),
+];
+
+/** Who may stand above the server's signing certificates, besides a root of its own (`local_root`). */
+export const upstreamAuthorities: readonly PluginDefinition<
+  unknown,
+  UpstreamAuthority,
+  UpstreamAuthorityContext
+>[] = [
+  plugin({
+    name: 'disk',
+    configSchema: diskUpstreamConfig,
+    create: async (config, context: UpstreamAuthorityContext) =>
+      (await import('./upstream-authority/disk.ts')).DiskUpstreamAuthority.open(config, context),
   }),
 ];
 

@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, openSync, readFileSync, readlinkSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, readlinkSync, statSync } from 'node:fs';
 import net from 'node:net';
 import { join } from 'node:path';
 import fc from 'fast-check';
@@ -181,4 +181,17 @@ describe('the addon', () => {
     closeSync(file);
     expect(refusals).toEqual(['EBADF', 'EBADF', 'EBADF', 'EBADF', 'EBADF', 'ENOTSOCK', 'ENOTSOCK', 'ESRCH']);
   });
+});
+
+it('a process that forbids core dumps leaves none, and others of its user cannot look into its memory', async () => {
+  const url = JSON.stringify(new URL('./native.ts', import.meta.url).href);
+  const child = startNode(`
+    import { readFileSync } from 'node:fs';
+    const { nativeAddon } = await import(${url});
+    nativeAddon().forbidCoreDumps();
+    console.log(/^Max core file size.*$/m.exec(readFileSync('/proc/self/limits', 'utf8'))[0]);
+    process.stdin.resume();`);
+  expect(await child.nextLine()).toMatch(/^Max core file size\s+0\s+0\s/);
+  // The kernel gives what it shows of such a process to root.
+  expect(statSync(`/proc/${child.pid}/limits`).uid).toBe(0);
 });

@@ -17,6 +17,8 @@ export interface NativeAddon {
   closeFd(fd: number): void;
   /** flock(LOCK_EX | LOCK_NB); false when another open file holds the lock. */
   lockFile(fd: number): boolean;
+  /** From now on this process leaves no core dump, and only root may look into its memory. */
+  forbidCoreDumps(): void;
 }
 
 let loaded: NativeAddon | undefined;

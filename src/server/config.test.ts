@@ -1,6 +1,14 @@
 import { describe, expect, it } from 'vitest';
 import { parseConfig, parseYaml } from '../runtime/config-file.ts';
-import { authoritySubjectOf, checkServerConfig, type ServerConfig, serverConfigSchema } from './config.ts';
+import {
+  authoritySubjectOf,
+  checkServerConfig,
+  findLocalRoot,
+  rootTimesOf,
+  type ServerConfig,
+  serverConfigSchema,
+  signingTimesOf,
+} from './config.ts';
 
 const minimal = 'trustDomain: example.org\ndataDir: /var/lib/signet/server\n';
 
@@ -25,6 +33,7 @@ describe('the configuration of a server', () => {
         caTtl: 24 * hourMs,
         x509SvidTtl: hourMs,
         agentTtl: hourMs,
+        nameConstraints: false,
       },
       dataStore: { sqlite: {} },
       keyManager: { disk: {} },
@@ -39,7 +48,7 @@ describe('the configuration of a server', () => {
         messageBytes: 1_048_576,
         connectionAge: 900_000,
         attestation: { concurrent: 256, failuresPerMinute: 60 },
-        signing: { perSecond: 500 },
+        signing: { perSecond: 500, totalPerSecond: 0 },
         postStatus: { perSecond: 10 },
       },
       log: { level: 'info' },
@@ -58,6 +67,8 @@ describe('the configuration of a server', () => {
     { name: 'exactly six times the lifetime of SVIDs', ttls: '{ caTtl: 6h }' },
     { name: 'short lifetimes throughout', ttls: '{ caTtl: 60s, x509SvidTtl: 10s, agentTtl: 5s }' },
     { name: 'lifetimes of years', ttls: '{ caTtl: 3650d, x509SvidTtl: 30d, agentTtl: 30d }' },
+    { name: 'a takeover of its own', ttls: '{ prepareBefore: 12h, activateBefore: 4h }' },
+    { name: 'a late takeover', ttls: '{ prepareBefore: 2h, activateBefore: 1h }' },
   ])('accepts $name', ({ ttls }) => {
     expect(() => read(`${minimal}authority: ${ttls}\n`)).not.toThrow();
   });
@@ -116,6 +127,51 @@ describe('the configuration of a server', () => {
       says: /agentTtl.*1 s/,
     },
     {
+      name: 'with a takeover that comes too late for SVIDs',
+      yaml: `${minimal}authority: { activateBefore: 30m }\n`,
+      says: /x509SvidTtl: 3600 s needs an activateBefore of at least 3600 s; it is 1800 s/,
+    },
+    {
+      name: 'with a takeover that comes too early for the CA',
+      yaml: `${minimal}authority: { activateBefore: 5h }\n`,
+      says: /authority\.activateBefore: 18000 s needs a caTtl of at least 6 × 18000 = 108000 s; caTtl is 86400 s/,
+    },
+    {
+      name: 'with a preparation that comes too early',
+      yaml: `${minimal}authority: { prepareBefore: 13h }\n`,
+      says: /authority\.prepareBefore: 46800 s needs a caTtl of at least 2 × 46800 = 93600 s/,
+    },
+    {
+      name: 'with a preparation after the takeover',
+      yaml: `${minimal}authority: { prepareBefore: 4h }\n`,
+      says: /authority\.prepareBefore: 14400 s is not before the takeover, 14400 s before the end/,
+    },
+    {
+      name: 'with a root in memory',
+      yaml: `${minimal}upstreamAuthority: { local_root: { keyManager: { memory: {} } } }\n`,
+      says: /upstreamAuthority\.local_root\.keyManager: a root in memory is lost/,
+    },
+    {
+      name: 'with a root that lives too short for the CA',
+      yaml: `${minimal}upstreamAuthority: { local_root: { keyManager: { disk: {} }, rootTtl: 5d } }\n`,
+      says: /authority\.caTtl: 86400 s needs a rootTtl of at least 6 × 86400 = 518400 s; rootTtl is 432000 s/,
+    },
+    {
+      name: 'with a takeover of the root that comes too late for the CA',
+      yaml: `${minimal}upstreamAuthority: { local_root: { keyManager: { disk: {} }, activateBefore: 2h } }\n`,
+      says: /authority\.caTtl: 86400 s needs an activateBefore of at least 86400 s; it is 7200 s/,
+    },
+    {
+      name: 'with a misspelt setting of the root',
+      yaml: `${minimal}upstreamAuthority: { local_root: { keyManager: { disk: {} }, rotTtl: 5d } }\n`,
+      says: /upstreamAuthority\.local_root\.rotTtl: unknown key/,
+    },
+    {
+      name: 'with two upstream authorities',
+      yaml: `${minimal}upstreamAuthority: { disk: {}, local_root: {} }\n`,
+      says: /upstreamAuthority.*exactly one/,
+    },
+    {
       name: 'with two data stores',
       yaml: `${minimal}dataStore: { sqlite: {}, other: {} }\n`,
       says: /exactly one/,
@@ -169,5 +225,40 @@ describe('the subject of CA certificates', () => {
     },
   ])('$name', ({ yaml, commonName }) => {
     expect(authoritySubjectOf(read(yaml))).toMatchObject({ commonName });
+  });
+});
+
+describe('the times of rotation', () => {
+  const dayMs = 24 * hourMs;
+  it.each([
+    { name: 'are those of SPIRE', ttls: '{}', times: [30 * dayMs, 7 * dayMs, hourMs] },
+    {
+      name: 'leave room for SVIDs that live longer than these',
+      ttls: '{ caTtl: 3650d, x509SvidTtl: 30d }',
+      times: [60 * dayMs, 30 * dayMs, 30 * dayMs],
+    },
+    {
+      name: 'are as they are chosen',
+      ttls: '{ prepareBefore: 10h, activateBefore: 3h, agentTtl: 2h }',
+      times: [10 * hourMs, 3 * hourMs, 2 * hourMs],
+    },
+  ])('$name', ({ ttls, times }) => {
+    const { prepareBeforeMs, activateBeforeMs, longestTtlMs } = signingTimesOf(
+      read(`${minimal}authority: ${ttls}\n`),
+    );
+    expect([prepareBeforeMs, activateBeforeMs, longestTtlMs]).toEqual(times);
+  });
+
+  it('of a root leave room for the signing certificates below it', () => {
+    const config = read(
+      `${minimal}authority: { caTtl: 60d }\nupstreamAuthority: { local_root: { keyManager: { disk: {} } } }\n`,
+    );
+    const root = findLocalRoot(config, 'server.yaml')!;
+    expect(root).toMatchObject({ rootTtl: 1825 * dayMs, keyType: 'ec-p256' });
+    expect(rootTimesOf(root, config)).toEqual({
+      prepareBeforeMs: 120 * dayMs,
+      activateBeforeMs: 60 * dayMs,
+      longestTtlMs: 60 * dayMs,
+    });
   });
 });

@@ -1,10 +1,11 @@
 import { z } from 'zod';
 import { onePlugin } from '../plugin-api/plugin.ts';
-import { duration } from '../runtime/config-file.ts';
+import { duration, parseConfig } from '../runtime/config-file.ts';
 import { AppError, errorText } from '../runtime/error.ts';
 import { logSettings } from '../runtime/log-settings.ts';
 import { SpiffeId, TrustDomain } from '../spiffe/spiffe-id.ts';
 import { keyTypes } from '../x509/signature.ts';
+import { type RotationTimes, requireOrder, requireRoom, timesOf } from './rotation-times.ts';
 
 /** Upper bound of RFC 5280 §A.1. */
 const nameMaxLength = 64;
@@ -12,6 +13,21 @@ const name = z.string().min(1).max(nameMaxLength);
 
 /** Certificates count whole seconds. */
 const shortestTtlMs = 1000;
+
+function rotationTimes(what: string, ttl: string) {
+  return {
+    prepareBefore: duration
+      .optional()
+      .describe(
+        `How long before the end of a ${what} its successor is made and published; at most half of \`${ttl}\`. Default: 30 days, or half of the lifetime if that is less.`,
+      ),
+    activateBefore: duration
+      .optional()
+      .describe(
+        `How long before the end of a ${what} its successor takes over; at most a sixth of \`${ttl}\`, and no less than what it signs lives. Default: 7 days, or a sixth of the lifetime if that is less.`,
+      ),
+  };
+}
 
 const authoritySettings = z
   .strictObject({
@@ -36,8 +52,28 @@ const authoritySettings = z
     agentTtl: duration
       .prefault('1h')
       .describe("Lifetime of an agent's own SVID. At most a sixth of `caTtl`."),
+    ...rotationTimes('CA certificate', 'caTtl'),
+    nameConstraints: z
+      .boolean()
+      .default(false)
+      .describe(
+        'Limit the URIs below our CA certificates to the trust domain. TLS libraries exist that refuse every certificate below such a CA: rustls (rustls-webpki from 0.103.12 on), Mbed TLS, Chrome.',
+      ),
   })
   .prefault({});
+
+/** What `upstreamAuthority: { local_root: … }` takes. */
+export const localRootSettings = z.strictObject({
+  keyManager: onePlugin.describe('Where the key of the root is kept, such as an HSM. Not in memory.'),
+  rootTtl: duration
+    .prefault('1825d')
+    .describe('Lifetime of the root. At least six times `caTtl`. It is replaced long before its end.'),
+  keyType: z.enum(keyTypes).default('ec-p256').describe('Key type of the root.'),
+  ...rotationTimes('root', 'rootTtl'),
+});
+
+/** The settings of a root of our own. */
+export type LocalRootConfig = z.output<typeof localRootSettings>;
 
 const perSecond = (usual: number) => z.int().min(0).default(usual);
 
@@ -82,6 +118,9 @@ const limits = z
       .strictObject({
         perSecond: perSecond(500).describe(
           'X.509-SVIDs that one agent may have signed in a second, its own included; as many at once after a pause. 0 = no limit.',
+        ),
+        totalPerSecond: perSecond(0).describe(
+          'The same for all agents together, such as what an HSM can sign: it spreads what is replaced when an authority is tainted. 0 = no limit.',
         ),
       })
       .prefault({}),
@@ -128,6 +167,11 @@ export const serverConfigSchema = z.strictObject({
   authority: authoritySettings.describe('The certificate authority.'),
   dataStore: onePlugin.prefault({ sqlite: {} }).describe('Where registrations are kept.'),
   keyManager: onePlugin.prefault({ disk: {} }).describe('Where the CA keys are kept.'),
+  upstreamAuthority: onePlugin
+    .optional()
+    .describe(
+      'Who signs our CA certificates. Default: they are self-signed roots. `local_root`: a long-lived root of our own, in a key manager of its own. `disk`: a CA certificate and key in files.',
+    ),
   nodeAttestors: z
     .record(z.string(), z.unknown())
     .prefault({ join_token: {} })
@@ -151,7 +195,30 @@ export function checkServerConfig(config: ServerConfig, where: string): void {
   for (const [index, id] of config.adminIds.entries()) {
     parseAt(`${where}: adminIds[${index}]`, () => requireOwn(SpiffeId.parse(id), config.trustDomain));
   }
-  const { caTtl, x509SvidTtl, agentTtl } = config.authority;
+  checkAuthority(config, where);
+  const root = findLocalRoot(config, where);
+  if (root !== undefined) checkLocalRoot(config, root, `${where}: upstreamAuthority.local_root`);
+}
+
+/** The settings of a root of our own, if there is to be one; throws `invalid-argument`. */
+export function findLocalRoot(config: ServerConfig, where: string): LocalRootConfig | undefined {
+  const settings = config.upstreamAuthority?.['local_root'];
+  if (settings === undefined) return undefined;
+  return parseConfig(settings, localRootSettings, `${where}: upstreamAuthority.local_root`);
+}
+
+/** When signing certificates are replaced, and what they must outlive. */
+export function signingTimesOf({ authority }: ServerConfig): RotationTimes {
+  return timesOf(authority, Math.max(authority.x509SvidTtl, authority.agentTtl));
+}
+
+/** When a root of our own is replaced. */
+export function rootTimesOf(root: LocalRootConfig, { authority }: ServerConfig): RotationTimes {
+  return timesOf(root, authority.caTtl);
+}
+
+function checkAuthority({ authority }: ServerConfig, where: string): void {
+  const { caTtl, x509SvidTtl, agentTtl } = authority;
   for (const [name, ttlMs] of Object.entries({ x509SvidTtl, agentTtl })) {
     if (ttlMs < shortestTtlMs) {
       throw new AppError(
@@ -159,13 +226,21 @@ export function checkServerConfig(config: ServerConfig, where: string): void {
         `${where}: authority.${name}: ${ttlMs / 1000} s is too short; at least 1 s`,
       );
     }
-    if (ttlMs * 6 <= caTtl) continue;
-    // The successor takes over when a sixth of the CA's life is left: what is signed until then must end before it.
+    requireRoom(`${where}: authority.${name}`, ttlMs, { name: 'caTtl', ttlMs: caTtl, ...authority });
+  }
+  requireOrder(`${where}: authority`, { name: 'caTtl', ttlMs: caTtl, ...authority });
+}
+
+function checkLocalRoot({ authority }: ServerConfig, root: LocalRootConfig, where: string): void {
+  if (Object.hasOwn(root.keyManager, 'memory')) {
     throw new AppError(
       'invalid-argument',
-      `${where}: authority.${name}: ${ttlMs / 1000} s needs a caTtl of at least 6 × ${ttlMs / 1000} = ${(ttlMs * 6) / 1000} s; caTtl is ${caTtl / 1000} s`,
+      `${where}.keyManager: a root in memory is lost with each restart; expected disk or pkcs11`,
     );
   }
+  const issuer = { name: 'rootTtl', ttlMs: root.rootTtl, ...root };
+  requireRoom(`${where}: authority.caTtl`, authority.caTtl, issuer);
+  requireOrder(where, issuer);
 }
 
 /** The subject of CA certificates: without a common name, as much of the trust domain as fits into one. */

@@ -1,41 +1,31 @@
 import type { DataStore } from '../plugin-api/data-store.ts';
-import type { KeyManager } from '../plugin-api/key-manager.ts';
 import type { ServerNodeAttestor } from '../plugin-api/node-attestor.ts';
-import type { Logger } from '../runtime/log.ts';
-import type { Clock } from '../runtime/time.ts';
-import { SpiffeId, type TrustDomain } from '../spiffe/spiffe-id.ts';
+import { SpiffeId } from '../spiffe/spiffe-id.ts';
 import { Access } from './api/access.ts';
 import { NodeAttestation } from './attestation/node-attestation.ts';
-import { Authority } from './authority/authority.ts';
-import { AuthorityRotation } from './authority/rotation.ts';
+import { type AuthorityParts, type AuthorityRooms, openAuthority } from './authority/open-authority.ts';
 import { BundleKeeper } from './bundles/bundle-keeper.ts';
 import { FederatedBundles } from './bundles/federated-bundles.ts';
-import { authoritySubjectOf, type ServerConfig } from './config.ts';
+import type { ServerConfig } from './config.ts';
 import { Agents, type EndCalls } from './registration/agents.ts';
 import { Entries } from './registration/entries.ts';
 import { EntryIndex } from './registration/entry-index.ts';
 import { ServerIdentity } from './server-identity.ts';
 
 /** What the composition root has built from plugins. */
-export interface ServerParts {
-  readonly trustDomain: TrustDomain;
+export interface ServerParts extends AuthorityParts {
   readonly store: DataStore;
-  readonly keyManager: KeyManager;
   readonly attestors: ReadonlyMap<string, ServerNodeAttestor>;
   /** Makes a join token of 256 bits. */
   readonly newJoinToken: () => string;
-  readonly clock: Clock;
-  readonly log: Logger;
 }
 
 /** The rooms of a server, furnished and connected; nothing in them runs yet. */
-export interface ServerRooms {
+export interface ServerRooms extends AuthorityRooms {
   readonly index: EntryIndex;
   readonly entries: Entries;
   readonly bundles: BundleKeeper;
   readonly federated: FederatedBundles;
-  readonly authority: Authority;
-  readonly rotation: AuthorityRotation;
   readonly identity: ServerIdentity;
   readonly access: Access;
   readonly attestation: NodeAttestation;
@@ -54,8 +44,8 @@ export async function openRooms(
   await entries.load();
   const bundles = await BundleKeeper.load({ trustDomain, store: store.bundles, log });
   const federated = await FederatedBundles.load({ trustDomain, store: store.bundles, log });
-  const authority = new Authority({ trustDomain, clock, log });
-  const rotation = rotationOf(config, parts, { authority, bundles });
+  const authorityRooms = openAuthority(config, parts, bundles);
+  const { authority } = authorityRooms;
   const identity = new ServerIdentity(
     { authority, bundles, clock, log },
     { keyType: 'ec-p256', ttlMs: config.authority.agentTtl },
@@ -67,22 +57,5 @@ export async function openRooms(
     config.authority.agentTtl,
   );
   const agents = new Agents({ store: store.agents, endCalls, log });
-  return { index, entries, bundles, federated, authority, rotation, identity, access, attestation, agents };
-}
-
-function rotationOf(
-  config: ServerConfig,
-  parts: ServerParts,
-  { authority, bundles }: { authority: Authority; bundles: BundleKeeper },
-): AuthorityRotation {
-  const { trustDomain, store, keyManager, clock, log } = parts;
-  const { caKeyType, caTtl } = config.authority;
-  return new AuthorityRotation(
-    { trustDomain, journal: store.authorities, keyManager, bundles, authority, clock, log },
-    {
-      keyType: caKeyType,
-      caTtlMs: caTtl,
-      subject: authoritySubjectOf(config),
-    },
-  );
+  return { ...authorityRooms, index, entries, bundles, federated, identity, access, attestation, agents };
 }

@@ -1,4 +1,5 @@
 import { TrustDomainService } from '../gen/spire/api/server/trustdomain/v1/trustdomain.ts';
+import type { KeyManager } from '../plugin-api/key-manager.ts';
 import { grpcHealthApi } from '../rpc/grpc-health-api.ts';
 import { type GrpcService, serviceOf } from '../rpc/handlers.ts';
 import { healthApi } from '../rpc/health-api.ts';
@@ -6,6 +7,7 @@ import { loggerApi } from '../rpc/logger-api.ts';
 import { withReflection } from '../rpc/reflection-api.ts';
 import { type Certificate, parsePemCertificates } from '../x509/certificate.ts';
 import { agentApi } from './api/agent-api.ts';
+import { authoritiesApi } from './api/authorities-api.ts';
 import { bundleApi } from './api/bundle-api.ts';
 import { debugApi } from './api/debug-api.ts';
 import { entryApi } from './api/entry-api.ts';
@@ -19,13 +21,16 @@ import { serverChecks } from './server-health.ts';
 /** The services of both listeners; who may call what is in `api/access-table.ts`. */
 export function serverApis(
   config: ServerConfig,
-  { trustDomain, store, newJoinToken, clock, log }: ServerParts,
+  parts: ServerParts,
   rooms: ServerRooms,
 ): readonly GrpcService[] {
+  const { trustDomain, store, newJoinToken, clock, log } = parts;
   const { index, entries, bundles, federated, authority, rotation, access, attestation, agents } = rooms;
   const { tokens } = store;
   const startedAtMs = clock.now();
-  const checks = async () => serverChecks({ authority, rotation, store, entries: index.size });
+  const keyManagers = keyManagersOf(parts);
+  const checks = async () =>
+    serverChecks({ authority, rotation, root: rooms.root, store, keyManagers, entries: index.size });
   const services = [
     agentApi({
       trustDomain,
@@ -41,7 +46,8 @@ export function serverApis(
     svidApi({ trustDomain, authority, index, access, clock, defaultTtlMs: config.authority.x509SvidTtl }),
     bundleApi({ trustDomain, bundles, federated, entries, access, clock }),
     serviceOf(TrustDomainService, {}),
-    localAuthorityApi({ journal: store.authorities }),
+    localAuthorityApi({ journal: store.authorities, administration: rooms.administration }),
+    authoritiesApi({ ...rooms, journal: store.authorities, clock }),
     debugApi({
       ownChain: () => ownChain(rooms),
       counts: async () => ({
@@ -56,6 +62,14 @@ export function serverApis(
     healthApi({ role: 'server', trustDomain: trustDomain.name, startedAtMs, checks }),
   ];
   return withReflection([...services, grpcHealthApi({ services, checks, clock })]);
+}
+
+/** Those that the authority uses, by the names of their health checks. */
+function keyManagersOf({ keyManager, upstream }: ServerParts): ReadonlyMap<string, KeyManager> {
+  const own = ['key manager', keyManager] as const;
+  return new Map(
+    upstream?.kind === 'local-root' ? [own, ['key manager of the root', upstream.keyManager]] : [own],
+  );
 }
 
 /** The server's certificate, and the root that signed it. */

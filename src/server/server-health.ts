@@ -1,14 +1,21 @@
 import type { DataStore } from '../plugin-api/data-store.ts';
+import type { KeyManager } from '../plugin-api/key-manager.ts';
 import type { HealthCheck } from '../rpc/health-api.ts';
+import type { Certificate } from '../x509/certificate.ts';
 import type { Authority } from './authority/authority.ts';
 import { timelineOf } from './authority/authority-states.ts';
+import type { LocalRoot } from './authority/local-root.ts';
 import type { AuthorityRotation } from './authority/rotation.ts';
 
-/** How the server is, found out now: its authority and its data store. */
+/** How the server is, found out now: its authority, its keys and its data store. */
 export async function serverChecks(parts: {
   authority: Authority;
   rotation: AuthorityRotation;
+  /** Undefined without a root of our own above the signing certificates. */
+  root: LocalRoot | undefined;
   store: DataStore;
+  /** By the name of their check. */
+  keyManagers: ReadonlyMap<string, KeyManager>;
   entries: number;
 }): Promise<readonly HealthCheck[]> {
   const slot = parts.authority.active.value;
@@ -20,14 +27,17 @@ export async function serverChecks(parts: {
       message: 'there is no active signing certificate yet',
     });
   } else {
-    const { prepareAtMs, expiresAtMs } = timelineOf(slot.certificate);
-    found.push({
-      name: 'authority',
-      state: parts.rotation.lastFailure === undefined ? 'ok' : 'degraded',
-      message:
-        parts.rotation.lastFailure ??
-        `root expires ${new Date(expiresAtMs).toISOString()}, successor due ${new Date(prepareAtMs).toISOString()}`,
-    });
+    const what = slot.chain.length === 0 ? 'root' : 'signing certificate';
+    found.push(rotationCheck('authority', parts.rotation, { what, certificate: slot.certificate }));
+  }
+  const root = parts.root?.certificate;
+  if (parts.root !== undefined && root !== undefined) {
+    found.push(rotationCheck('root', parts.root.rotation, { what: 'root', certificate: root }));
+  }
+  for (const [name, keyManager] of parts.keyManagers) {
+    const status = keyManager.status?.();
+    if (status === undefined) continue;
+    found.push({ name, state: status.state, message: status.message, nextStep: status.nextStep });
   }
   const agents = await parts.store.agents.count().catch(() => undefined);
   found.push(
@@ -41,4 +51,16 @@ export async function serverChecks(parts: {
       : { name: 'data store', state: 'ok', message: `${agents} agents, ${parts.entries} entries` },
   );
   return found;
+}
+
+function rotationCheck(
+  name: string,
+  { times, lastFailure }: AuthorityRotation,
+  { what, certificate }: { readonly what: string; readonly certificate: Certificate },
+): HealthCheck {
+  const { prepareAtMs, expiresAtMs } = timelineOf(certificate, times);
+  const expires = new Date(expiresAtMs).toISOString();
+  const message = `${what} expires ${expires}, successor due ${new Date(prepareAtMs).toISOString()}`;
+  if (lastFailure === undefined) return { name, state: 'ok', message };
+  return { name, state: 'degraded', message: `${lastFailure}; ${message}`, nextStep: 'see the server log' };
 }

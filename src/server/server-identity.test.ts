@@ -3,7 +3,7 @@ import { silentLogger } from '../runtime/log.ts';
 import { Bundle } from '../spiffe/bundle.ts';
 import { TrustDomain } from '../spiffe/spiffe-id.ts';
 import { FakeClock } from '../testing/fake-clock.ts';
-import { newSigner } from '../testing/test-authority.ts';
+import { selfSignedSlot } from '../testing/signing-slot.ts';
 import { openTestStore } from '../testing/test-store.ts';
 import { parsePemCertificates } from '../x509/certificate.ts';
 import type { Signer } from '../x509/signature.ts';
@@ -14,7 +14,6 @@ import { ServerIdentity } from './server-identity.ts';
 const trustDomain = TrustDomain.parse('example.org');
 const minuteMs = 60_000;
 const hourMs = 60 * minuteMs;
-const subject = { commonName: 'example.org', organization: [], country: [] };
 
 /** A running identity with certificates of an hour; `sign` stands before the key of the first root. */
 async function startIdentity(sign?: (signer: Signer, data: Uint8Array) => Promise<Uint8Array>) {
@@ -23,10 +22,9 @@ async function startIdentity(sign?: (signer: Signer, data: Uint8Array) => Promis
   const bundles = await BundleKeeper.load({ trustDomain, store: store.bundles, log: silentLogger });
   const authority = new Authority({ trustDomain, clock, log: silentLogger });
   const newRoot = async (): Promise<SigningSlot> => {
-    const signer = await newSigner();
-    const certificate = await authority.signRoot(signer, subject, 24 * hourMs);
-    await bundles.ensure(certificate);
-    return { certificate, signer };
+    const slot = await selfSignedSlot({ trustDomain, clock });
+    await bundles.ensure(slot.certificate);
+    return slot;
   };
   const first = await newRoot();
   const { signer } = first;
@@ -131,6 +129,16 @@ describe('the identity of the server', () => {
     await clock.untilSleepers(1);
     await clock.advance(10_000);
     await expect.poll(() => leaf().serialHex).not.toBe(before);
+  });
+
+  it('leaves the root before as soon as that is distrusted', async () => {
+    const { ready, leaf, authority, first, newRoot } = await startIdentity();
+    await ready;
+    const next = await newRoot();
+    authority.activate(next);
+    await expect.poll(() => leaf().verifySignedBy(first.certificate)).toBe(true);
+    authority.distrust([first.id]);
+    await expect.poll(() => leaf().verifySignedBy(next.certificate)).toBe(true);
   });
 
   it('accepts clients of every root in the bundle', async () => {

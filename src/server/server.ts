@@ -6,8 +6,7 @@ import type { Logger } from '../runtime/log.ts';
 import type { Clock } from '../runtime/time.ts';
 import type { ServerConfig } from './config.ts';
 import { adminListener, tlsListener } from './listeners.ts';
-import type { Entries } from './registration/entries.ts';
-import { openRooms, type ServerParts } from './rooms.ts';
+import { openRooms, type ServerParts, type ServerRooms } from './rooms.ts';
 import { serverApis } from './server-apis.ts';
 
 /** Expired tokens are kept this long, so that their late use is told from an unknown token. */
@@ -37,6 +36,8 @@ export async function runServer(
   const listening = { config, rooms, services: serverApis(config, parts, rooms), clock, log };
   await runServices(
     [
+      // The root first: signing certificates need one.
+      ...(rooms.root === undefined ? [] : [rooms.root.rotation]),
       rooms.rotation,
       rooms.identity,
       adminListener(listening),
@@ -44,7 +45,7 @@ export async function runServer(
         addresses.listen = listener.address;
         listeners.push(listener);
       }),
-      pruning(store, rooms.entries, { clock, log }),
+      pruning(store, rooms, { clock, log }),
     ],
     { signal: options.signal, log, onReady: () => options.onReady(addresses) },
   );
@@ -64,7 +65,7 @@ async function requireSameTrustDomain({ store, trustDomain }: ServerParts): Prom
 
 function pruning(
   store: DataStore,
-  entries: Entries,
+  { entries, issued }: Pick<ServerRooms, 'entries' | 'issued'>,
   { clock, log }: { readonly clock: Clock; readonly log: Logger },
 ): Service {
   return {
@@ -75,6 +76,7 @@ function pruning(
         await clock.sleep(pruneEveryMs, signal);
         if (signal.aborted) break;
         const now = Math.floor(clock.now() / 1000);
+        issued.prune(clock.now());
         await store.tokens
           .prune(now - tokenMemorySeconds)
           .catch((error: unknown) => log.warn({ error }, 'expired join tokens could not be pruned'));

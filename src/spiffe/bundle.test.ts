@@ -85,6 +85,20 @@ describe('a bundle', () => {
     expect(shrunk.withoutAuthorities([a.fingerprint])).toBe(shrunk);
   });
 
+  it('marks certificates as tainted once, with the next sequence, and leaves the others as they are', () => {
+    const bundle = bundleOf([a, b], 7);
+    const tainted = bundle.withTainted([b.fingerprint, rsa.fingerprint]);
+    expect(tainted.x509Authorities.map((authority) => authority.tainted)).toEqual([false, true]);
+    expect([tainted.sequence, tainted.equals(bundle)]).toEqual([8n, false]);
+    expect(tainted.withTainted([b.fingerprint])).toBe(tainted);
+    expect(bundle.withTainted([rsa.fingerprint])).toBe(bundle);
+    expect(tainted.withAuthority(rsa).x509Authorities.map((authority) => authority.tainted)).toEqual([
+      false,
+      true,
+      false,
+    ]);
+  });
+
   it('differs from another by any part of a JWT authority', () => {
     const known = jwtKey('k');
     const withKey = (changes: object) =>

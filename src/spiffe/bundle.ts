@@ -95,6 +95,15 @@ export class Bundle {
     return isSame ? this : this.#changed(x509, jwt);
   }
 
+  /** With these certificates marked as tainted, and the next sequence; this bundle when none of them is news. */
+  withTainted(fingerprints: readonly string[]): Bundle {
+    const isNews = ({ certificate, tainted }: X509Authority) =>
+      !tainted && fingerprints.includes(certificate.fingerprint);
+    if (!this.x509Authorities.some(isNews)) return this;
+    const x509 = this.x509Authorities.map((one) => (isNews(one) ? { ...one, tainted: true } : one));
+    return this.#changed(x509, this.jwtAuthorities);
+  }
+
   #changed(x509Authorities: readonly X509Authority[], jwtAuthorities: readonly JwtAuthority[]): Bundle {
     const { trustDomain, sequence, refreshHintSeconds } = this;
     return new Bundle({

@@ -10,7 +10,8 @@ import { createJoinToken, JoinTokenServerAttestor } from '../plugins/node-attest
 import { type ClientChannel, tlsChannel, unixChannel } from '../rpc/grpc-client.ts';
 import { parseConfig } from '../runtime/config-file.ts';
 import { type Logger, silentLogger } from '../runtime/log.ts';
-import { serverConfigSchema } from '../server/config.ts';
+import type { UpstreamParts } from '../server/authority/open-authority.ts';
+import { type ServerConfig, serverConfigSchema } from '../server/config.ts';
 import { runServer, type ServerAddresses } from '../server/server.ts';
 import { type SpiffeId, TrustDomain } from '../spiffe/spiffe-id.ts';
 import { verifyX509Svid } from '../spiffe/x509-svid.ts';
@@ -85,6 +86,8 @@ export class TestServer {
       readonly clock?: FakeClock;
       /** Else it says nothing. */
       readonly log?: Logger;
+      /** Who stands above its signing certificates. */
+      readonly upstream?: (config: ServerConfig) => UpstreamParts;
       /** Besides what every test server has. */
       readonly settings?: Readonly<Record<string, unknown>>;
     } = {},
@@ -104,7 +107,14 @@ export class TestServer {
     const ready = Promise.withResolvers<ServerAddresses>();
     const running = runServer(
       config,
-      { ...common, store, keyManager: new MemoryKeyManager(), attestors, newJoinToken },
+      {
+        ...common,
+        store,
+        keyManager: new MemoryKeyManager(),
+        upstream: options.upstream?.(config),
+        attestors,
+        newJoinToken,
+      },
       { signal: stop.signal, onReady: ready.resolve },
     );
     running.catch(ready.reject);

@@ -1,5 +1,6 @@
 import type { ClientChannel } from '../../rpc/grpc-client.ts';
 import { AgentClient } from './agent-client.ts';
+import { AuthorityClient } from './authority-client.ts';
 import { BundleClient } from './bundle-client.ts';
 import { EntryClient } from './entry-client.ts';
 import { SvidClient } from './svid-client.ts';
@@ -10,12 +11,14 @@ import { SvidClient } from './svid-client.ts';
  */
 export class AdminClient {
   readonly agents: AgentClient;
+  readonly authorities: AuthorityClient;
   readonly bundles: BundleClient;
   readonly entries: EntryClient;
   readonly svids: SvidClient;
 
   constructor(channel: ClientChannel) {
     this.agents = new AgentClient(channel);
+    this.authorities = new AuthorityClient(channel);
     this.bundles = new BundleClient(channel);
     this.entries = new EntryClient(channel);
     this.svids = new SvidClient(channel);

@@ -24,7 +24,9 @@ async function damagedStore(statement: string): Promise<DataStore> {
   const database = new DatabaseSync(join(dataDir, databaseFileName));
   database.exec('pragma ignore_check_constraints = on');
   database.exec("insert into bundles values ('example.org', 1, 0)");
-  database.exec("insert into authorities values ('a1', 'k', x'00', x'3000', 'active', 1, 1)");
+  database.exec(
+    "insert into authorities (id, key_id, public_key, certificate, state, prepared_at_ms, activated_at_ms) values ('a1', 'k', x'00', x'3000', 'active', 1, 1)",
+  );
   database.exec(statement);
   database.close();
   return store;

@@ -73,6 +73,40 @@ describe('migrations', () => {
     expect(rows).toEqual([]);
   });
 
+  it('take the authority journal of version 4 along: signing certificates without anything above them', async () => {
+    const dataDir = tempDir();
+    const database = await openDatabase(dataDir);
+    await migrate(database, clock, migrations.slice(0, 4));
+    const [active, old] = [await makeRoot('1'), await makeRoot('2')];
+    await database.transaction('fill', async (tx) => {
+      await sql`insert into authorities values ('a', 'x509-ca-a', ${active.spki}, ${active.der}, 'active', 1, 2)`.execute(
+        tx,
+      );
+      await sql`insert into authorities values ('b', 'x509-ca-b', ${old.spki}, ${old.der}, 'old', 0, 1)`.execute(
+        tx,
+      );
+    });
+    const store = await openSqliteStore({ dataDir, clock });
+    onTestFinished(() => store.close());
+    const common = { role: 'signing', chain: [], upstreamKeyId: '' };
+    const unknown = { taintedAtMs: undefined, revokedAtMs: undefined, svidsEndByMs: undefined };
+    expect(await store.authorities.list()).toMatchObject([
+      { ...common, ...unknown, id: 'b', keyId: 'x509-ca-b', state: 'old', preparedAtMs: 0, activatedAtMs: 1 },
+      {
+        ...common,
+        ...unknown,
+        id: 'a',
+        keyId: 'x509-ca-a',
+        state: 'active',
+        preparedAtMs: 1,
+        activatedAtMs: 2,
+      },
+    ]);
+    await store.authorities.activate('b', 5);
+    expect((await store.authorities.list()).map(({ state }) => state)).toEqual(['active', 'old']);
+    expect(await store.keys.retired()).toEqual([]);
+  });
+
   it('that fail leave the version before them, whole', async () => {
     const database = await openDatabase();
     await migrate(database, clock);

@@ -135,6 +135,37 @@ export const migrations: readonly Migration[] = [
     // Each insertion had to write a page of it for nothing.
     statements: ['drop index entries_spiffe_id'],
   },
+  {
+    version: 5,
+    name: 'authority journal: chains, roots of our own, taint and revocation, retired keys',
+    statements: [
+      "alter table authorities add column role text not null default 'signing' check (role in ('signing', 'root'))",
+      "alter table authorities add column chain blob not null default x''",
+      "alter table authorities add column upstream_key_id text not null default ''",
+      'alter table authorities add column tainted_at_ms integer',
+      'alter table authorities add column revoked_at_ms integer',
+      'alter table authorities add column svids_end_by_ms integer',
+      'drop index authorities_one_active',
+      "create unique index authorities_one_active on authorities (role) where state = 'active'",
+      `create table key_claims (
+        role text not null check (role in ('signing', 'root')),
+        key_id text not null,
+        primary key (role, key_id)
+      ) strict`,
+      `create table retired_keys (
+        role text not null check (role in ('signing', 'root')),
+        public_key blob not null,
+        key_id text not null,
+        retired_at_ms integer not null,
+        primary key (role, public_key)
+      ) strict`,
+    ],
+  },
+  {
+    version: 6,
+    name: 'server: an ID of its own',
+    statements: ['create table server_settings (name text primary key not null, value text not null) strict'],
+  },
 ];
 
 /** The schema version that this program writes. */

@@ -8,6 +8,9 @@ export interface Schema {
   readonly bundle_jwt_authorities: BundleJwtAuthorityRow;
   readonly join_tokens: JoinTokenRow;
   readonly authorities: AuthorityRow;
+  readonly key_claims: KeyClaimRow;
+  readonly retired_keys: RetiredKeyRow;
+  readonly server_settings: ServerSettingRow;
 }
 
 /** Lists of texts are JSON arrays; flags are 0 or 1. */
@@ -94,6 +97,32 @@ export interface AuthorityRow {
   readonly state: string;
   readonly prepared_at_ms: number;
   readonly activated_at_ms: number | null;
+  readonly role: string;
+  /** DER, one certificate after another; empty for a root. */
+  readonly chain: Uint8Array;
+  readonly upstream_key_id: string;
+  readonly tainted_at_ms: number | null;
+  readonly revoked_at_ms: number | null;
+  readonly svids_end_by_ms: number | null;
+}
+
+export interface KeyClaimRow {
+  readonly role: string;
+  readonly key_id: string;
+}
+
+export interface RetiredKeyRow {
+  readonly role: string;
+  /** SPKI, DER. */
+  readonly public_key: Uint8Array;
+  readonly key_id: string;
+  readonly retired_at_ms: number;
+}
+
+/** What this server has settled for itself, once and for all. */
+export interface ServerSettingRow {
+  readonly name: string;
+  readonly value: string;
 }
 
 export interface SchemaMigrationRow {

@@ -5,14 +5,16 @@ import { SqlAgentStore } from './agent-store.ts';
 import { SqlAuthorityStore } from './authority-store.ts';
 import { SqlBundleStore } from './bundle-store.ts';
 import { SqlEntryStore } from './entry-store.ts';
+import { SqlKeyJournal } from './key-journal.ts';
 import { migrate } from './migrations.ts';
+import { serverId } from './server-id.ts';
 import { SqlDatabase } from './sql-database.ts';
 import { SqlJoinTokenStore } from './token-store.ts';
 
 /** The database of a server inside its data directory. */
 export const databaseFileName = 'signet.db';
 
-/** Opens (or makes) the SQLite database in `dataDir`, brings its schema up to date and hands out the five stores. */
+/** Opens (or makes) the SQLite database in `dataDir`, brings its schema up to date and hands out the stores. */
 export async function openSqliteStore(deps: {
   readonly dataDir: string;
   readonly clock: Clock;
@@ -31,6 +33,8 @@ export async function openSqliteStore(deps: {
     bundles: new SqlBundleStore({ database }),
     tokens: new SqlJoinTokenStore({ database }),
     authorities: new SqlAuthorityStore({ database }),
+    keys: new SqlKeyJournal({ database }),
+    serverId: () => serverId(database),
     close: () => database.close(),
   };
 }

@@ -1,25 +1,64 @@
-import { createPrivateKey, createPublicKey } from 'node:crypto';
-import { describe, expect, it } from 'vitest';
+import { createPrivateKey, createPublicKey, randomBytes } from 'node:crypto';
+import { describe, expect, it, onTestFinished } from 'vitest';
 import type { KeyManager, ManagedKey } from '../../plugin-api/key-manager.ts';
-import { type KeyType, signatureAlgorithmOf, verifySignature } from '../../x509/signature.ts';
+import { type KeyType, keyTypes, signatureAlgorithmOf, verifySignature } from '../../x509/signature.ts';
 
 const data = Buffer.from('to be signed');
 
-/** What every key manager must do; `open` makes a fresh, empty one. */
-export function describeKeyManager(name: string, open: () => Promise<KeyManager>): void {
+/** A place for keys, empty at first. */
+export interface KeyPlace {
+  /** One start of a key manager on it. */
+  open(): Promise<KeyManager>;
+  /** False: keys end with the process. */
+  readonly isDurable: boolean;
+  /** Those that this place cannot have; default: none. */
+  readonly withoutTypes?: readonly KeyType[];
+}
+
+/** What every key manager must do; `place` makes a fresh, empty place. */
+export function describeKeyManager(name: string, place: () => Promise<KeyPlace>): void {
+  const open = async () => start(await place());
   describe(`the key manager "${name}"`, () => {
-    describesGeneration(open);
+    describesGeneration(place, open);
+    describesManyAtOnce(open);
+    describesDeletion(open);
+    describesRestarts(place);
     describesIds(open);
     describesExport(open);
   });
 }
 
-function describesGeneration(open: () => Promise<KeyManager>): void {
-  it.each<KeyType>(['ec-p256', 'ec-p384', 'rsa-2048'])('makes a key of type %s that signs', async (type) => {
-    const manager = await open();
+/** Opens it, and closes it when the test ends. */
+async function start(place: KeyPlace): Promise<KeyManager> {
+  const manager = await place.open();
+  onTestFinished(async () => manager.close?.());
+  return manager;
+}
+
+function describesGeneration(place: () => Promise<KeyPlace>, open: () => Promise<KeyManager>): void {
+  it.each(keyTypes)('makes a key of type %s that signs', { timeout: 60_000 }, async (type) => {
+    const found = await place();
+    const manager = await start(found);
+    if (found.withoutTypes?.includes(type)) {
+      await expect(manager.generateKey('k', type)).rejects.toMatchObject({
+        code: 'failed-precondition',
+        message: expect.stringContaining(type),
+      });
+      return;
+    }
     const key = await manager.generateKey('k', type);
     expect(key).toMatchObject({ id: 'k', type });
-    expect(await isGoodSignature(key)).toBe(true);
+    for (const bytes of [1, 600, 70_000]) expect(await isGoodSignature(key, randomBytes(bytes))).toBe(true);
+  });
+
+  it('refuses a key type that it does not know, and keeps the key that it has', async () => {
+    const manager = await open();
+    const kept = await manager.generateKey('k', 'ec-p256');
+    for (const type of ['ec-p521', 'rsa-1024', 'rsa', ''] as unknown as readonly KeyType[]) {
+      await expect(manager.generateKey('k', type)).rejects.toMatchObject({ code: 'invalid-argument' });
+    }
+    expect((await manager.listKeys()).map(hex)).toEqual([hex(kept)]);
+    expect(await isGoodSignature(kept)).toBe(true);
   });
 
   it('finds the key that it made', async () => {
@@ -30,14 +69,18 @@ function describesGeneration(open: () => Promise<KeyManager>): void {
     expect(await manager.findKey('x509-ca-b')).toBeUndefined();
   });
 
-  it('replaces the key under an id that is in use', async () => {
+  it('replaces the key under an id that is in use, which leaves nothing behind', async () => {
     const manager = await open();
     const first = await manager.generateKey('k', 'ec-p256');
     const second = await manager.generateKey('k', 'ec-p384');
     expect(hex(second)).not.toBe(hex(first));
     expect((await manager.listKeys()).map(hex)).toEqual([hex(second)]);
+    expect(await manager.findKey('k')).toMatchObject({ type: 'ec-p384' });
+    expect((await manager.listStrays?.()) ?? []).toEqual([]);
   });
+}
 
+function describesManyAtOnce(open: () => Promise<KeyManager>): void {
   it('gives one and the same answer after keys were made for one id at the same time', async () => {
     const manager = await open();
     const made = await Promise.all(Array.from({ length: 5 }, () => manager.generateKey('k', 'ec-p256')));
@@ -46,6 +89,29 @@ function describesGeneration(open: () => Promise<KeyManager>): void {
     expect((await manager.listKeys()).map(hex)).toEqual([hex(found)]);
   });
 
+  it('signs with several keys at the same time, each what it was given', async () => {
+    const manager = await open();
+    const keys = await Promise.all(['a', 'b', 'c'].map((id) => manager.generateKey(id, 'ec-p256')));
+    const texts = Array.from({ length: 90 }, (_, i) => Buffer.from(`text ${i}`));
+    const results = await Promise.all(texts.map((text, i) => isGoodSignature(keys[i % 3]!, text)));
+    expect(results.filter((isGood) => !isGood)).toEqual([]);
+  });
+
+  it('goes on signing while keys are made and deleted', async () => {
+    const manager = await open();
+    const key = await manager.generateKey('k', 'ec-p256');
+    const changes = (async () => {
+      for (const id of ['a', 'b', 'a']) await manager.generateKey(id, 'ec-p384');
+      await manager.deleteKey('b');
+    })();
+    const signatures = Promise.all(Array.from({ length: 40 }, () => isGoodSignature(key)));
+    await changes;
+    expect((await signatures).every(Boolean)).toBe(true);
+    expect((await manager.listKeys()).map(({ id }) => id)).toEqual(['a', 'k']);
+  });
+}
+
+function describesDeletion(open: () => Promise<KeyManager>): void {
   it('lists keys in order of id and forgets those that were deleted', async () => {
     const manager = await open();
     for (const id of ['b', 'a.1', 'C']) await manager.generateKey(id, 'ec-p256');
@@ -57,24 +123,45 @@ function describesGeneration(open: () => Promise<KeyManager>): void {
   });
 }
 
+function describesRestarts(place: () => Promise<KeyPlace>): void {
+  it('has the same keys after a restart, or none', async () => {
+    const found = await place();
+    const before = await start(found);
+    const kept = [await before.generateKey('a', 'ec-p256'), await before.generateKey('b', 'ec-p384')];
+    await before.generateKey('gone', 'ec-p256');
+    await before.deleteKey('gone');
+    await before.close?.();
+    const keys = await (await start(found)).listKeys();
+    expect(keys.map(({ id, type }) => ({ id, type }))).toEqual(
+      found.isDurable ? kept.map(({ id, type }) => ({ id, type })) : [],
+    );
+    expect(keys.map(hex)).toEqual(found.isDurable ? kept.map(hex) : []);
+    for (const key of keys) expect(await isGoodSignature(key)).toBe(true);
+  });
+}
+
 function describesIds(open: () => Promise<KeyManager>): void {
-  it.each(['a', '.', '..', '-', '_A.z-9', 'x'.repeat(64)])('accepts the id %j', async (id) => {
+  const sound = ['a', '.', '..', '-', '_A.z-9', 'x'.repeat(64)];
+  const unsound = ['', 'a/b', '../a', 'a b', 'a\0', 'ä', 'a\n', 'x'.repeat(65)];
+
+  it(`accepts ids such as ${sound.slice(0, 5).join(' ')}`, async () => {
     const manager = await open();
-    await manager.generateKey(id, 'ec-p256');
-    expect((await manager.findKey(id))?.id).toBe(id);
+    for (const id of sound) {
+      await manager.generateKey(id, 'ec-p256');
+      expect((await manager.findKey(id))?.id).toBe(id);
+    }
   });
 
-  it.each(['', 'a/b', '../a', 'a b', 'a\0', 'ä', 'a\n', 'x'.repeat(65)])(
-    'refuses the id %j everywhere',
-    async (id) => {
-      const manager = await open();
+  it(`refuses ids such as ${JSON.stringify(unsound.slice(0, 7))} everywhere`, async () => {
+    const manager = await open();
+    for (const id of unsound) {
       const refusal = { code: 'invalid-argument' };
       await expect(manager.generateKey(id, 'ec-p256')).rejects.toMatchObject(refusal);
       await expect(manager.findKey(id)).rejects.toMatchObject(refusal);
       await expect(manager.deleteKey(id)).rejects.toMatchObject(refusal);
-      expect(await manager.listKeys()).toEqual([]);
-    },
-  );
+    }
+    expect(await manager.listKeys()).toEqual([]);
+  });
 }
 
 function describesExport(open: () => Promise<KeyManager>): void {
@@ -90,9 +177,9 @@ function describesExport(open: () => Promise<KeyManager>): void {
   });
 }
 
-async function isGoodSignature(key: ManagedKey): Promise<boolean> {
+async function isGoodSignature(key: ManagedKey, text: Uint8Array = data): Promise<boolean> {
   const algorithmOid = signatureAlgorithmOf(key.type).oid;
-  return verifySignature({ spki: key.publicKey, algorithmOid, data, signature: await key.sign(data) });
+  return verifySignature({ spki: key.publicKey, algorithmOid, data: text, signature: await key.sign(text) });
 }
 
 function hex(key: ManagedKey | undefined): string {

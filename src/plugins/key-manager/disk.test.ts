@@ -8,7 +8,10 @@ import { DiskKeyManager } from './disk.ts';
 
 const open = (dataDir: string) => DiskKeyManager.open({ dataDir });
 
-describeKeyManager('disk', () => open(tempDir()));
+describeKeyManager('disk', async () => {
+  const dataDir = tempDir();
+  return { open: () => open(dataDir), isDurable: true };
+});
 
 describe('keys on disk', () => {
   it('are there again after a restart, and those deleted are not', async () => {

@@ -6,14 +6,8 @@ import { AppError } from '../../runtime/error.ts';
 import { ensurePrivateDirectory, readPrivateFile, writePrivateFile } from '../../runtime/private-file.ts';
 import { SerialQueue } from '../../runtime/serial-queue.ts';
 import { generatePrivateKey, type KeyType } from '../../x509/signature.ts';
-import {
-  checkKeyId,
-  createSoftwareKey,
-  inOrderOfId,
-  isKeyId,
-  pemOf,
-  type SoftwareKey,
-} from './software-key.ts';
+import { checkKeyId, checkKeyType, inOrderOfId, isKeyId } from './key-id.ts';
+import { createSoftwareKey, pemOf, type SoftwareKey } from './software-key.ts';
 
 const suffix = '.pem';
 /** What `writePrivateFile` leaves behind when the process dies in the middle of it: part of a key nobody uses. */
@@ -46,7 +40,7 @@ export class DiskKeyManager implements KeyManager {
 
   async generateKey(id: string, type: KeyType): Promise<ManagedKey> {
     const path = this.#pathOf(id);
-    const key = createSoftwareKey(id, await generatePrivateKey(type));
+    const key = createSoftwareKey(id, await generatePrivateKey(checkKeyType(type)));
     await this.#inTurn(async () => {
       await writePrivateFile(path, key.pem);
       this.#keys.set(id, key);
@@ -59,7 +53,7 @@ export class DiskKeyManager implements KeyManager {
   }
 
   async listKeys(): Promise<readonly ManagedKey[]> {
-    return inOrderOfId(this.#keys.values());
+    return inOrderOfId([...this.#keys.values()].map(({ managed }) => managed));
   }
 
   async deleteKey(id: string): Promise<void> {

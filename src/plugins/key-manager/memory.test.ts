@@ -1,4 +1,4 @@
 import { describeKeyManager } from './conformance.ts';
 import { MemoryKeyManager } from './memory.ts';
 
-describeKeyManager('memory', async () => new MemoryKeyManager());
+describeKeyManager('memory', async () => ({ open: async () => new MemoryKeyManager(), isDurable: false }));

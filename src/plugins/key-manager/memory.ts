@@ -1,6 +1,7 @@
 import type { KeyManager, ManagedKey } from '../../plugin-api/key-manager.ts';
 import { generatePrivateKey, type KeyType } from '../../x509/signature.ts';
-import { checkKeyId, createSoftwareKey, inOrderOfId, pemOf, type SoftwareKey } from './software-key.ts';
+import { checkKeyId, checkKeyType, inOrderOfId } from './key-id.ts';
+import { createSoftwareKey, pemOf, type SoftwareKey } from './software-key.ts';
 
 /** Keys that end with the process: a restarted server makes a new root, a restarted agent attests again. */
 export class MemoryKeyManager implements KeyManager {
@@ -8,7 +9,7 @@ export class MemoryKeyManager implements KeyManager {
 
   async generateKey(id: string, type: KeyType): Promise<ManagedKey> {
     checkKeyId(id);
-    const key = createSoftwareKey(id, await generatePrivateKey(type));
+    const key = createSoftwareKey(id, await generatePrivateKey(checkKeyType(type)));
     this.#keys.set(id, key);
     return key.managed;
   }
@@ -18,7 +19,7 @@ export class MemoryKeyManager implements KeyManager {
   }
 
   async listKeys(): Promise<readonly ManagedKey[]> {
-    return inOrderOfId(this.#keys.values());
+    return inOrderOfId([...this.#keys.values()].map(({ managed }) => managed));
   }
 
   async deleteKey(id: string): Promise<void> {

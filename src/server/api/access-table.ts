@@ -91,5 +91,9 @@ export const accessTable = {
   '/grpc.health.v1.Health/Watch': localOnly,
   '/grpc.reflection.v1.ServerReflection/ServerReflectionInfo': localOnly,
   '/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo': localOnly,
+  '/signet.authority.v1.Authorities/GetX509Authorities': administration,
+  '/signet.authority.v1.Authorities/PrepareX509Authority': administration,
+  '/signet.authority.v1.Authorities/RevokeX509Authority': administration,
+  '/signet.authority.v1.Authorities/PruneKeys': administration,
   '/signet.health.v1.Health/GetHealth': localOnly,
 } as const satisfies Record<string, readonly CallerKind[]>;

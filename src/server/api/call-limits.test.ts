@@ -26,7 +26,7 @@ const csrs = (count: number) => ({ params: Array(count).fill({}) });
 function setUp(settings: Partial<CallLimitSettings> = {}) {
   const clock = new FakeClock();
   const all = {
-    signing: { perSecond: 100 },
+    signing: { perSecond: 100, totalPerSecond: 0 },
     postStatus: { perSecond: 10 },
     attestation: { failuresPerMinute: 6 },
     ...settings,
@@ -75,14 +75,27 @@ describe('the limit on signing', () => {
   });
 
   it('counts a batch of none as one', () => {
-    const { admit } = setUp({ signing: { perSecond: 1 } });
+    const { admit } = setUp({ signing: { perSecond: 1, totalPerSecond: 0 } });
     admit(agent('a'), batch, csrs(0));
     expect(refusalOf(() => admit(agent('a'), batch, csrs(0)))).toMatchObject({ code: 'resource-exhausted' });
   });
 
   it('can be switched off', () => {
-    const { admit } = setUp({ signing: { perSecond: 0 } });
+    const { admit } = setUp({ signing: { perSecond: 0, totalPerSecond: 0 } });
     for (let i = 0; i < 100; i += 1) admit(agent('a'), batch, csrs(500));
+  });
+
+  it('can be one for all agents together, and charges nobody for what it refuses', async () => {
+    const { clock, admit } = setUp({ signing: { perSecond: 100, totalPerSecond: 150 } });
+    admit(agent('a'), batch, csrs(100));
+    expect(refusalOf(() => admit(agent('b'), batch, csrs(100)))).toMatchObject({
+      code: 'resource-exhausted',
+      retryAfterMs: 334,
+      message: expect.stringContaining('limits.signing.totalPerSecond'),
+    });
+    await clock.advance(334);
+    expect(refusalOf(() => admit(agent('b'), batch, csrs(100)))).toBeUndefined();
+    expect(refusalOf(() => admit(agent('c'), renew))).toMatchObject({ retryAfterMs: 6 });
   });
 
   it('has nothing to do with reports, which have their own', () => {
@@ -93,7 +106,7 @@ describe('the limit on signing', () => {
   });
 
   it('is not for the admin socket, and methods without a row have none', () => {
-    const { admit } = setUp({ signing: { perSecond: 1 } });
+    const { admit } = setUp({ signing: { perSecond: 1, totalPerSecond: 0 } });
     for (let i = 0; i < 100; i += 1) {
       admit({ kind: 'local' }, batch, csrs(500));
       admit({ kind: 'local' }, attest);

@@ -8,7 +8,7 @@ import type { Clock } from '../../runtime/time.ts';
 
 /** How much of what is allowed, as in the settings; 0 = no limit. */
 export interface CallLimitSettings {
-  readonly signing: { readonly perSecond: number };
+  readonly signing: { readonly perSecond: number; readonly totalPerSecond: number };
   readonly postStatus: { readonly perSecond: number };
   readonly attestation: { readonly failuresPerMinute: number };
 }
@@ -34,6 +34,8 @@ export const callLimits: Readonly<Record<string, Limit>> = {
   '/spire.api.server.agent.v1.Agent/AttestAgent': { per: 'address', of: 'attestation' },
 };
 
+const allAgents = 'all';
+
 /** What is not the caller's fault, and so not charged to its address. */
 const ourFaults: ReadonlySet<ErrorCode> = new Set([
   'internal',
@@ -50,6 +52,8 @@ export class CallLimiter {
   readonly #settings: CallLimitSettings;
   readonly #failures: FailureBudget;
   readonly #buckets: Readonly<Record<'signing' | 'postStatus', TokenBuckets>>;
+  /** One bucket for all signatures. */
+  readonly #total: TokenBuckets;
 
   constructor(
     settings: CallLimitSettings,
@@ -59,6 +63,7 @@ export class CallLimiter {
     this.#failures = deps.failures;
     const bucketsOf = ({ perSecond }: { readonly perSecond: number }) =>
       new TokenBuckets(deps.clock, { perSecond, burst: perSecond });
+    this.#total = bucketsOf({ perSecond: settings.signing.totalPerSecond });
     this.#buckets = { signing: bucketsOf(settings.signing), postStatus: bucketsOf(settings.postStatus) };
   }
 
@@ -74,11 +79,25 @@ export class CallLimiter {
 
   #spend(of: 'signing' | 'postStatus', caller: Caller, cost: number): void {
     const identity = caller.kind === 'svid' ? caller.id.toString() : callerText(caller);
-    const waitMs = this.#buckets[of].take(identity, cost);
-    if (waitMs === 0) return;
     const { perSecond } = this.#settings[of];
+    const waitMs = this.#buckets[of].waitMs(identity, cost);
+    if (waitMs > 0) {
+      throw exhausted(
+        `at most ${perSecond} requests per second for one agent (limits.${of}.perSecond)`,
+        waitMs,
+      );
+    }
+    // Nobody is charged for what the other limit refuses.
+    if (of === 'signing') this.#spendTotal(cost);
+    this.#buckets[of].spend(identity, cost);
+  }
+
+  #spendTotal(cost: number): void {
+    const waitMs = this.#total.take(allAgents, cost);
+    if (waitMs === 0) return;
+    const { totalPerSecond } = this.#settings.signing;
     throw exhausted(
-      `at most ${perSecond} requests per second for one agent (limits.${of}.perSecond)`,
+      `at most ${totalPerSecond} signatures per second for all agents together (limits.signing.totalPerSecond)`,
       waitMs,
     );
   }

@@ -5,9 +5,6 @@ const noDownstream =
   'downstream authorities are not signed yet: run one server for the trust domain, and let the agents of all sites connect to it';
 const noRelationships =
   'federation relationships are not kept yet: set the bundle of another trust domain with Bundle/BatchSetFederatedBundle (`signet bundle set`), again whenever it changes';
-const noX509Steps =
-  'the steps of the X.509 authority cannot be taken by hand yet: the server prepares, activates and retires its roots by itself (see LocalAuthority/GetX509AuthorityState)';
-const noUpstream = 'upstream authority is not configured: Signet has roots of its own only so far';
 const noJwtAuthority = `${noJwt}; there is no JWT authority`;
 const noWitAuthority = `${noWit}; there is no WIT authority`;
 
@@ -36,12 +33,6 @@ export const missingMethods: Readonly<Record<string, string>> = {
   [`${service.trustDomain}/BatchUpdateFederationRelationship`]: noRelationships,
   [`${service.trustDomain}/BatchDeleteFederationRelationship`]: noRelationships,
   [`${service.trustDomain}/RefreshBundle`]: noRelationships,
-  [`${service.authority}/PrepareX509Authority`]: noX509Steps,
-  [`${service.authority}/ActivateX509Authority`]: noX509Steps,
-  [`${service.authority}/TaintX509Authority`]: noX509Steps,
-  [`${service.authority}/RevokeX509Authority`]: noX509Steps,
-  [`${service.authority}/TaintX509UpstreamAuthority`]: noUpstream,
-  [`${service.authority}/RevokeX509UpstreamAuthority`]: noUpstream,
   [`${service.authority}/GetJWTAuthorityState`]: noJwtAuthority,
   [`${service.authority}/PrepareJWTAuthority`]: noJwtAuthority,
   [`${service.authority}/ActivateJWTAuthority`]: noJwtAuthority,

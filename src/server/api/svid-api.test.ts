@@ -12,6 +12,7 @@ import { verifyX509Svid } from '../../spiffe/x509-svid.ts';
 import { FakeClock } from '../../testing/fake-clock.ts';
 import { opensslVerdict } from '../../testing/openssl.ts';
 import { testEntry } from '../../testing/registration-entry.ts';
+import { selfSignedSlot } from '../../testing/signing-slot.ts';
 import { newSigner } from '../../testing/test-authority.ts';
 import { newRequest, noAbort, TestServer } from '../../testing/test-server.ts';
 import { Certificate } from '../../x509/certificate.ts';
@@ -338,9 +339,7 @@ describe('a long batch', () => {
         return signer.sign(data);
       },
     };
-    const subject = { commonName: 'example.org', organization: [], country: [] };
-    const root = await authority.signRoot(signer, subject, 24 * hourMs);
-    authority.activate({ certificate: root, signer: counting });
+    authority.activate({ ...(await selfSignedSlot({ trustDomain, clock, signer })), signer: counting });
     const index = new EntryIndex(trustDomain);
     index.put(testEntry({ id: 'web', spiffeId: web, parentId: agentId }));
     const access = { requireAgent: async () => ({ id: agentId, selectors: [] }) as never };

@@ -16,8 +16,9 @@ import type { Clock } from '../../runtime/time.ts';
 import { Turns } from '../../runtime/turns.ts';
 import type { RegistrationEntry } from '../../spiffe/registration-entry.ts';
 import type { TrustDomain } from '../../spiffe/spiffe-id.ts';
-import { verifyCsr } from '../../x509/csr.ts';
+import { type CertificateRequest, verifyCsr } from '../../x509/csr.ts';
 import type { Authority, SignedSvid } from '../authority/authority.ts';
+import type { SvidHolder } from '../authority/issued-svids.ts';
 import type { LeafRequest } from '../authority/template.ts';
 import type { EntryIndex } from '../registration/entry-index.ts';
 import type { Access } from './access.ts';
@@ -84,14 +85,17 @@ async function newForEntry(
     if (entry === undefined) throw new AppError('not-found', 'entry not found or not authorized');
     const csr = readCsr(params.csr);
     verifyCsr(csr);
-    const svid = await sign(deps, {
+    const request = {
       // Everything but the key comes from the entry: what the CSR says of itself proves nothing.
       id: entry.spiffeId,
       dnsNames: entry.dnsNames,
       spki: csr.spki,
       ttlMs: ttlOf(entry, deps),
-    });
-    return { status: itemStatus(undefined), svid: svidToWire(svid) };
+    };
+    const svid = await sign(deps, request, holderOf(agent, entry, csr));
+    // OK all the same, and says what is missing.
+    const status = { ...itemStatus(undefined), message: svid.shortened ?? '' };
+    return { status, svid: svidToWire(svid) };
   } catch (error) {
     return { status: failedStatus(error, log), svid: undefined };
   }
@@ -112,13 +116,24 @@ async function mint(
   return { svid: svidToWire(svid) };
 }
 
-async function sign({ authority }: Deps, request: LeafRequest): Promise<SignedSvid> {
+async function sign({ authority }: Deps, request: LeafRequest, holder?: SvidHolder): Promise<SignedSvid> {
   try {
-    return await authority.signX509Svid(request);
+    return await authority.signX509Svid(request, holder);
   } catch (cause) {
     if (!isAppError(cause)) throw cause;
     throw new AppError(cause.code, `failed to sign X509-SVID: ${cause.message}`, { cause });
   }
+}
+
+/** An agent holds one SVID of each entry for each kind of key. */
+function holderOf(
+  { id }: AgentRecord,
+  entry: RegistrationEntry,
+  { keyType }: Pick<CertificateRequest, 'keyType'>,
+): SvidHolder {
+  // Most have this one kind: their uses share the text of the entry's id.
+  const use = keyType === 'ec-p256' ? entry.id : `${entry.id} ${keyType}`;
+  return { agent: id.toString(), use };
 }
 
 /** The entry's lifetime for certificates, or the server's; never beyond the end of the entry itself. */

@@ -9,6 +9,7 @@ import { parseSelector } from '../../spiffe/selector.ts';
 import { SpiffeId, TrustDomain } from '../../spiffe/spiffe-id.ts';
 import { FakeClock } from '../../testing/fake-clock.ts';
 import { testEntry } from '../../testing/registration-entry.ts';
+import { selfSignedSlot } from '../../testing/signing-slot.ts';
 import { newSigner } from '../../testing/test-authority.ts';
 import { noAbort } from '../../testing/test-server.ts';
 import { openTestStore } from '../../testing/test-store.ts';
@@ -42,7 +43,6 @@ async function attestationWith(
   const entries = new Entries({ trustDomain, store: store.entries, index });
   const authority = new Authority({ trustDomain, clock, log });
   const signer = await newSigner();
-  const subject = { commonName: 'example.org', organization: [], country: [] };
   let signatures = 0;
   const counting: Signer = {
     ...signer,
@@ -51,10 +51,7 @@ async function attestationWith(
       return signer.sign(data);
     },
   };
-  authority.activate({
-    certificate: await authority.signRoot(signer, subject, 24 * hourMs),
-    signer: counting,
-  });
+  authority.activate({ ...(await selfSignedSlot({ trustDomain, clock, signer })), signer: counting });
   const joinToken = new JoinTokenServerAttestor({
     trustDomain,
     dataDir: '',

@@ -22,6 +22,12 @@ function record(
     state,
     preparedAtMs: times.notBeforeMs,
     activatedAtMs: state === 'prepared' ? undefined : times.notBeforeMs,
+    role: 'signing',
+    chain: [],
+    upstreamKeyId: '',
+    taintedAtMs: undefined,
+    revokedAtMs: undefined,
+    svidsEndByMs: undefined,
   };
 }
 
@@ -47,6 +53,43 @@ describe('the timeline of a signing certificate', () => {
       expiresAtMs: end,
     });
   });
+
+  it.each([
+    {
+      name: 'as they are chosen',
+      prepareBeforeMs: 8 * hourMs,
+      activateBeforeMs: 3 * hourMs,
+      force: 1.5 * hourMs,
+    },
+    {
+      name: 'that do not fit cut to its life',
+      prepareBeforeMs: 20 * hourMs,
+      activateBeforeMs: 10 * hourMs,
+      force: 2 * hourMs,
+    },
+    {
+      name: 'of a takeover by force before an SVID would be cut',
+      longestTtlMs: 3.5 * hourMs,
+      force: 3.5 * hourMs,
+    },
+    {
+      name: 'of a takeover without a wait when an SVID needs all there is',
+      longestTtlMs: 9 * hourMs,
+      force: 4 * hourMs,
+    },
+  ])(
+    'of a day has times $name',
+    ({ prepareBeforeMs = 30 * dayMs, activateBeforeMs = 7 * dayMs, longestTtlMs = 0, force }) => {
+      const end = start + dayMs;
+      const times = { prepareBeforeMs, activateBeforeMs, longestTtlMs };
+      expect(timelineOf({ notBeforeMs: start, notAfterMs: end }, times)).toEqual({
+        prepareAtMs: end - Math.min(prepareBeforeMs, 12 * hourMs),
+        activateAtMs: end - Math.min(activateBeforeMs, 4 * hourMs),
+        forceAtMs: end - force,
+        expiresAtMs: end,
+      });
+    },
+  );
 
   it('has its moments in order, inside its life', () => {
     fc.assert(

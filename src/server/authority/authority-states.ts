@@ -1,4 +1,5 @@
 import type { AuthorityRecord } from '../../plugin-api/data-store.ts';
+import { type RotationTimes, usualTimes } from '../rotation-times.ts';
 
 const dayMs = 86_400_000;
 
@@ -12,28 +13,42 @@ export interface Timeline {
 }
 
 /**
- * The timeline of one signing certificate: its successor is prepared at half of its life (at most 30 days before
- * the end), takes over when a sixth is left (at most 7 days), and by force when a twelfth is left.
+ * The timeline of one CA certificate: its successor is prepared at half of its life (at most 30 days before the
+ * end), takes over when a sixth is left (at most 7 days), and by force at half of that, or as soon as what is signed
+ * would outlive it.
  */
-export function timelineOf(certificate: { notBeforeMs: number; notAfterMs: number }): Timeline {
-  const lifetime = certificate.notAfterMs - certificate.notBeforeMs;
+export function timelineOf(
+  certificate: { readonly notBeforeMs: number; readonly notAfterMs: number },
+  times: RotationTimes = usualTimes,
+): Timeline {
+  const { notBeforeMs, notAfterMs } = certificate;
+  const lifetime = notAfterMs - notBeforeMs;
+  const activateBefore = Math.min(lifetime / 6, times.activateBeforeMs);
   return {
-    prepareAtMs: certificate.notAfterMs - Math.min(lifetime / 2, 30 * dayMs),
-    activateAtMs: certificate.notAfterMs - Math.min(lifetime / 6, 7 * dayMs),
-    forceAtMs: certificate.notAfterMs - Math.min(lifetime / 12, 3.5 * dayMs),
-    expiresAtMs: certificate.notAfterMs,
+    prepareAtMs: notAfterMs - Math.min(lifetime / 2, times.prepareBeforeMs),
+    activateAtMs: notAfterMs - activateBefore,
+    forceAtMs: notAfterMs - Math.min(activateBefore, Math.max(activateBefore / 2, times.longestTtlMs)),
+    expiresAtMs: notAfterMs,
   };
 }
 
 /**
- * Whether an expired root may leave journal and bundle: not before it has been expired for a day, or for its own
- * lifetime when that is shorter, so that a clock that runs ahead for a while costs nothing.
+ * When an expired root leaves journal and bundle: a day after its end, or its own lifetime when that is shorter, so
+ * that a clock that runs ahead for a while costs nothing.
  */
-export function isForgotten(root: { notBeforeMs: number; notAfterMs: number }, nowMs: number): boolean {
-  return nowMs > root.notAfterMs + Math.min(dayMs, root.notAfterMs - root.notBeforeMs);
+export function forgottenAtMs(root: { readonly notBeforeMs: number; readonly notAfterMs: number }): number {
+  return root.notAfterMs + Math.min(dayMs, root.notAfterMs - root.notBeforeMs);
 }
 
-/** The authorities of each state that can really sign; of several old ones, the one that lasts longest. */
+/** Whether that moment is over. */
+export function isForgotten(
+  root: { readonly notBeforeMs: number; readonly notAfterMs: number },
+  nowMs: number,
+): boolean {
+  return nowMs > forgottenAtMs(root);
+}
+
+/** The authorities of each state that can really sign; of several, the one that lasts longest. */
 export interface UsableAuthorities {
   readonly active: AuthorityRecord | undefined;
   readonly prepared: AuthorityRecord | undefined;
@@ -69,12 +84,16 @@ export type RotationStep =
  * Decides the next step; pure. Without a usable active authority nothing can be signed, so another takes over at
  * once: the successor, else an old one, whose root all peers still hold, else a new one.
  */
-export function nextStep({ active, prepared, old }: UsableAuthorities, nowMs: number): RotationStep {
+export function nextStep(
+  { active, prepared, old }: UsableAuthorities,
+  nowMs: number,
+  times: RotationTimes = usualTimes,
+): RotationStep {
   if (active === undefined) {
     if (prepared !== undefined) return { kind: 'activate-by-force', prepared };
     return old === undefined ? { kind: 'prepare-and-activate' } : { kind: 'reactivate', old };
   }
-  const timeline = timelineOf(active.certificate);
+  const timeline = timelineOf(active.certificate, times);
   if (prepared === undefined) return { kind: nowMs >= timeline.prepareAtMs ? 'prepare' : 'none' };
   if (nowMs >= timeline.forceAtMs) return { kind: 'activate-by-force', prepared };
   return nowMs >= timeline.activateAtMs ? { kind: 'activate', prepared } : { kind: 'none' };

@@ -7,6 +7,7 @@ import { SpiffeId, TrustDomain } from '../../spiffe/spiffe-id.ts';
 import { X509Svid } from '../../spiffe/x509-svid.ts';
 import { FakeClock } from '../../testing/fake-clock.ts';
 import { openssl, opensslVerdict } from '../../testing/openssl.ts';
+import { selfSignedSlot } from '../../testing/signing-slot.ts';
 import { tempDir } from '../../testing/temp-dir.ts';
 import { newSigner } from '../../testing/test-authority.ts';
 import { Certificate } from '../../x509/certificate.ts';
@@ -25,10 +26,9 @@ const dayMs = 24 * hourMs;
 async function startAuthority(options: { keyType?: KeyType; log?: typeof silentLogger } = {}) {
   const clock = new FakeClock();
   const authority = new Authority({ trustDomain, clock, log: options.log ?? silentLogger });
-  const signer = await newSigner(options.keyType);
-  const root = await authority.signRoot(signer, subject, dayMs);
-  authority.activate({ certificate: root, signer });
-  return { clock, authority, signer, root };
+  const slot = await selfSignedSlot({ trustDomain, clock, subject, keyType: options.keyType ?? 'ec-p256' });
+  authority.activate(slot);
+  return { clock, authority, slot, signer: slot.signer, root: slot.certificate };
 }
 
 const workload = (
@@ -99,8 +99,8 @@ describe('a root', () => {
   });
 
   it('has a name, a key identifier and a serial number that no other root has', async () => {
-    const { authority, root } = await startAuthority();
-    const next = await authority.signRoot(await newSigner(), subject, dayMs);
+    const { clock, root } = await startAuthority();
+    const { certificate: next } = await selfSignedSlot({ trustDomain, clock, subject });
     expect(next.subject.equals(root.subject)).toBe(false);
     expect(next.subjectKeyId).not.toBe(root.subjectKeyId);
     expect(next.serialHex).not.toBe(root.serialHex);
@@ -133,8 +133,10 @@ describe('a root', () => {
         signer,
       ),
     );
-    authority.activate({ certificate: intermediate, signer: key });
-    const leaf = leafOf(await authority.signX509Svid(workload(await newSigner())));
+    authority.activate({ id: 'ca', certificate: intermediate, chain: [intermediate], signer: key });
+    const svid = await authority.signX509Svid(workload(await newSigner()));
+    expect(svid.chain[1]).toEqual(intermediate.der);
+    const leaf = Certificate.parse(svid.chain[0]!);
     const verdict = opensslVerdict({
       leaf,
       intermediates: [intermediate],
@@ -146,7 +148,6 @@ describe('a root', () => {
 
   it('does not sign anything before it is activated', async () => {
     const authority = new Authority({ trustDomain, clock: new FakeClock(), log: silentLogger });
-    await authority.signRoot(await newSigner(), subject, dayMs);
     const refused = authority.signX509Svid(workload(await newSigner()));
     await expect(refused).rejects.toMatchObject({ code: 'unavailable' });
   });
@@ -222,20 +223,21 @@ describe('a leaf', () => {
     );
   });
 
-  it('that must end with its root is signed, and the log says so', async () => {
+  it('that must end with its root is signed, and it and the log say so', async () => {
     const lines: string[] = [];
     const log = createLogger({ level: 'warn', format: 'json', write: (line) => lines.push(line) });
     const { authority, root } = await startAuthority({ log });
     const key = await newSigner();
-    await authority.signX509Svid(workload(key, { ttlMs: dayMs }));
-    expect(lines).toEqual([]);
+    const whole = await authority.signX509Svid(workload(key, { ttlMs: dayMs }));
+    expect([whole.shortened, lines]).toEqual([undefined, []]);
     const svid = await authority.signX509Svid(workload(key, { ttlMs: dayMs + 1 }));
     expect(svid.notAfterMs).toBe(root.notAfterMs);
+    expect(svid.shortened).toContain('86400.001 s was asked');
     expect(lines.map((line) => JSON.parse(line))).toMatchObject([{ spiffeId: web.toString() }]);
   });
 
   it('is linted before the key of the authority touches it', async () => {
-    const { authority, root, signer } = await startAuthority();
+    const { authority, slot, signer } = await startAuthority();
     let signatures = 0;
     const counting: Signer = {
       ...signer,
@@ -244,7 +246,7 @@ describe('a leaf', () => {
         return signer.sign(data);
       },
     };
-    authority.activate({ certificate: root, signer: counting });
+    authority.activate({ ...slot, signer: counting });
     const id = SpiffeId.parse('spiffe://other.org/web');
     const refused = authority.signX509Svid(workload(await newSigner(), { id }));
     await expect(refused).rejects.toMatchObject({ code: 'internal', reason: 'ID_IN_TRUST_DOMAIN' });

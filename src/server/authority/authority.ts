@@ -1,17 +1,22 @@
 import { AppError } from '../../runtime/error.ts';
 import type { Logger } from '../../runtime/log.ts';
+import { LogLimiter } from '../../runtime/log-limiter.ts';
 import { Observable } from '../../runtime/observable.ts';
 import type { Clock } from '../../runtime/time.ts';
+import { lintAndSign } from '../../spiffe/certificate-lint.ts';
 import { type SpiffeId, serverIdOf, type TrustDomain } from '../../spiffe/spiffe-id.ts';
-import { Certificate } from '../../x509/certificate.ts';
-import { assembleCertificate, type CertificateTemplate, toBeSigned } from '../../x509/issue.ts';
+import type { Certificate } from '../../x509/certificate.ts';
 import type { Signer } from '../../x509/signature.ts';
-import { lintCertificate } from './lint.ts';
-import { type AuthoritySubject, type LeafRequest, leafTemplate, rootTemplate } from './template.ts';
+import type { IssuedSvids, SvidHolder } from './issued-svids.ts';
+import { type LeafRequest, leafTemplate } from './template.ts';
 
 /** A signing certificate together with its key. */
 export interface SigningSlot {
+  /** Of its record in the journal. */
+  readonly id: string;
   readonly certificate: Certificate;
+  /** What stands above a leaf in its chain, without the root. */
+  readonly chain: readonly Certificate[];
   readonly signer: Signer;
 }
 
@@ -23,6 +28,16 @@ export interface SignedSvid {
   readonly serialDecimal: string;
   /** Unix ms; whole seconds. */
   readonly notAfterMs: number;
+  /** Why it does not live as long as was asked, for people; undefined when it does. */
+  readonly shortened: string | undefined;
+}
+
+interface Deps {
+  readonly trustDomain: TrustDomain;
+  readonly clock: Clock;
+  readonly log: Logger;
+  /** Told of every SVID but the server's own. */
+  readonly issued?: Pick<IssuedSvids, 'begin' | 'note'>;
 }
 
 /**
@@ -30,12 +45,14 @@ export interface SignedSvid {
  * what would be signed → signature → chain. Which slot is active is the business of `rotation.ts`.
  */
 export class Authority {
-  readonly #deps: { readonly trustDomain: TrustDomain; readonly clock: Clock; readonly log: Logger };
+  readonly #deps: Deps;
+  readonly #limitedLog: LogLimiter;
   readonly #active = new Observable<SigningSlot | undefined>(undefined);
   #previous: SigningSlot | undefined;
 
-  constructor(deps: { readonly trustDomain: TrustDomain; readonly clock: Clock; readonly log: Logger }) {
+  constructor(deps: Deps) {
     this.#deps = deps;
+    this.#limitedLog = new LogLimiter(deps);
   }
 
   /** The slot that signs; undefined until the first rotation step has been taken. */
@@ -43,14 +60,17 @@ export class Authority {
     return this.#active;
   }
 
-  /** Signs a workload's X.509-SVID; throws `unavailable` while there is no active signing certificate. */
-  signX509Svid(request: LeafRequest): Promise<SignedSvid> {
-    return this.#signLeaf(request);
+  /**
+   * Signs a workload's X.509-SVID; throws `unavailable` while there is no active signing certificate. Without a
+   * holder it is one that nobody will replace.
+   */
+  async signX509Svid(request: LeafRequest, holder?: SvidHolder): Promise<SignedSvid> {
+    return this.#signNoted(request, holder);
   }
 
   /** Signs an agent's own X.509-SVID. */
   signAgentSvid(request: Omit<LeafRequest, 'dnsNames'>): Promise<SignedSvid> {
-    return this.#signLeaf({ ...request, dnsNames: [] });
+    return this.#signNoted({ ...request, dnsNames: [] }, { agent: request.id.toString(), use: '' });
   }
 
   /** Signs the server's own X.509-SVID. */
@@ -59,30 +79,38 @@ export class Authority {
       slot !== undefined && slot.certificate.notAfterMs > this.#deps.clock.now() + request.ttlMs;
     // The root that signed before is in every bundle; an agent that missed its successor can still fetch that one.
     const slot = outlives(this.#previous) ? this.#previous : this.#active.value;
-    return this.#signLeaf({ ...request, id: serverIdOf(this.#deps.trustDomain), dnsNames: [] }, slot);
+    return this.#sign({ ...request, id: serverIdOf(this.#deps.trustDomain), dnsNames: [] }, slot);
   }
 
-  /** Makes the self-signed certificate of a new signing key; nothing signs with it until it is activated. */
-  async signRoot(signer: Signer, subject: AuthoritySubject, ttlMs: number): Promise<Certificate> {
-    const { trustDomain, clock } = this.#deps;
-    const template = rootTemplate({
-      trustDomain,
-      subject,
-      spki: signer.publicKey,
-      nowMs: clock.now(),
-      ttlMs,
-    });
-    return Certificate.parse(await this.#lintAndSign(template, signer, 'signing-certificate'));
-  }
-
-  /** From now on `slot` signs everything. */
-  activate(slot: SigningSlot): void {
+  /** From now on `slot` signs everything; `isFirst`: it never has before, in any process. */
+  activate(slot: SigningSlot, { isFirst = false } = {}): void {
+    if (isFirst) this.#deps.issued?.begin(slot.id);
     this.#previous = this.#active.value;
     this.#active.set(slot);
   }
 
-  async #signLeaf(request: LeafRequest, slot = this.#active.value): Promise<SignedSvid> {
-    const nowMs = this.#deps.clock.now();
+  /** From now on nothing is signed with these any more; who follows `active` renews what they have signed. */
+  distrust(ids: readonly string[]): void {
+    if (this.#previous !== undefined && ids.includes(this.#previous.id)) this.#previous = undefined;
+    this.#active.set(this.#active.value);
+  }
+
+  async #signNoted(request: LeafRequest, holder: SvidHolder | undefined): Promise<SignedSvid> {
+    const slot = this.#active.value;
+    const svid = await this.#sign(request, slot);
+    if (slot !== undefined) {
+      this.#deps.issued?.note({
+        authorityId: slot.id,
+        notAfterMs: svid.notAfterMs,
+        holder: holder ?? { agent: '', use: svid.serialDecimal },
+      });
+    }
+    return svid;
+  }
+
+  async #sign(request: LeafRequest, slot: SigningSlot | undefined): Promise<SignedSvid> {
+    const { trustDomain, clock } = this.#deps;
+    const nowMs = clock.now();
     if (slot === undefined)
       throw new AppError('unavailable', 'server is initializing: no active signing certificate');
     if (slot.certificate.notAfterMs <= nowMs) {
@@ -91,40 +119,39 @@ export class Authority {
         'the active signing certificate has expired and its successor is not ready',
       );
     }
-    const template = leafTemplate(request, slot.certificate, nowMs);
-    if (nowMs + request.ttlMs > template.notAfterMs) {
-      this.#deps.log.warn(
-        {
-          spiffeId: request.id.toString(),
-          ttlMs: request.ttlMs,
-          caExpiresAt: new Date(slot.certificate.notAfterMs),
-        },
+    const svid = await signLeaf(request, slot, { trustDomain, nowMs });
+    if (svid.shortened !== undefined) {
+      const { ttlMs } = request;
+      this.#limitedLog.write(
+        'warn',
+        { spiffeId: request.id.toString(), ttlMs, caExpiresAt: new Date(slot.certificate.notAfterMs) },
         'certificate ends early, with its signing certificate',
       );
     }
-    const der = await this.#lintAndSign(template, slot.signer, 'leaf');
-    return {
-      id: request.id,
-      chain: [der],
-      serialDecimal: BigInt(`0x${Buffer.from(template.serial).toString('hex')}`).toString(),
-      notAfterMs: Math.floor(template.notAfterMs / 1000) * 1000,
-    };
-  }
-
-  async #lintAndSign(
-    template: CertificateTemplate,
-    signer: Signer,
-    profile: 'leaf' | 'signing-certificate',
-  ): Promise<Uint8Array> {
-    const tbs = toBeSigned(template, signer.type);
-    lintCertificate(
-      Certificate.parse(assembleCertificate(tbs, signer.type, unsigned)),
-      profile,
-      this.#deps.trustDomain,
-    );
-    return assembleCertificate(tbs, signer.type, await signer.sign(tbs));
+    return svid;
   }
 }
 
-/** Stands for the signature while a certificate is linted. */
-const unsigned = new Uint8Array(1);
+/** Signs a leaf with this slot, whatever its state; one that would outlive its issuer is shortened and says so. */
+export async function signLeaf(
+  request: LeafRequest,
+  slot: Omit<SigningSlot, 'id'>,
+  { trustDomain, nowMs }: { readonly trustDomain: TrustDomain; readonly nowMs: number },
+): Promise<SignedSvid> {
+  const template = leafTemplate(request, slot.certificate, nowMs);
+  const der = await lintAndSign(template, slot.signer, { profile: 'leaf', trustDomain });
+  const { notAfterMs } = template;
+  const lacksMs = nowMs + request.ttlMs - notAfterMs;
+  return {
+    id: request.id,
+    chain: [der, ...slot.chain.map((certificate) => certificate.der)],
+    serialDecimal: BigInt(`0x${Buffer.from(template.serial).toString('hex')}`).toString(),
+    notAfterMs: Math.floor(notAfterMs / 1000) * 1000,
+    shortened: lacksMs > 0 ? shortenedText(request.ttlMs, notAfterMs) : undefined,
+  };
+}
+
+function shortenedText(ttlMs: number, notAfterMs: number): string {
+  const end = new Date(notAfterMs).toISOString();
+  return `a lifetime of ${ttlMs / 1000} s was asked, but its signing certificate ends at ${end}; a longer authority.caTtl helps`;
+}

@@ -1,4 +1,5 @@
-import type { SpiffeId, TrustDomain } from '../../spiffe/spiffe-id.ts';
+import { backdateMs } from '../../spiffe/signing-certificate.ts';
+import type { SpiffeId } from '../../spiffe/spiffe-id.ts';
 import type { Certificate } from '../../x509/certificate.ts';
 import {
   authorityKeyIdentifier,
@@ -10,48 +11,6 @@ import {
 } from '../../x509/extensions.ts';
 import { type CertificateTemplate, newSerial } from '../../x509/issue.ts';
 import { encodeName, type NameAttributes } from '../../x509/names.ts';
-
-/** Certificates start this much in the past, so that a peer whose clock is a little late accepts them. */
-export const backdateMs = 10_000;
-
-/** What a CA certificate says besides its key and times. */
-export interface AuthoritySubject {
-  readonly commonName: string;
-  readonly organization: readonly string[];
-  readonly country: readonly string[];
-}
-
-/** Template of a self-signed root of `trustDomain` (X509-SVID §4: CA, keyCertSign, the trust domain as its ID). */
-export function rootTemplate(root: {
-  readonly trustDomain: TrustDomain;
-  readonly subject: AuthoritySubject;
-  readonly spki: Uint8Array;
-  readonly nowMs: number;
-  readonly ttlMs: number;
-}): CertificateTemplate {
-  const serial = newSerial();
-  // The serial number attribute keeps the names of successive roots apart: path building by name stays exact.
-  const name = encodeName({
-    country: root.subject.country,
-    organization: root.subject.organization,
-    commonName: root.subject.commonName,
-    serialNumber: BigInt(`0x${serial.toString('hex')}`).toString(),
-  });
-  return {
-    serial,
-    issuer: name,
-    subject: name,
-    notBeforeMs: root.nowMs - backdateMs,
-    notAfterMs: root.nowMs + root.ttlMs,
-    spki: root.spki,
-    extensions: [
-      rootConstraints,
-      rootUsage,
-      subjectKeyIdentifier(root.spki),
-      subjectAltName({ uris: [root.trustDomain.id], dnsNames: [], critical: false }),
-    ],
-  };
-}
 
 /** What a leaf is to say. `ttlMs` counts from now; the certificate never outlives its issuer. */
 export interface LeafRequest {
@@ -83,8 +42,6 @@ export function leafTemplate(leaf: LeafRequest, issuer: Certificate, nowMs: numb
   };
 }
 
-const rootConstraints = basicConstraints({ ca: true, pathLength: 0 });
-const rootUsage = keyUsage(['keyCertSign', 'cRLSign']);
 const leafConstraints = basicConstraints({ ca: false });
 const leafUsage = keyUsage(['digitalSignature']);
 const leafExtendedUsage = extendedKeyUsage(['serverAuth', 'clientAuth']);

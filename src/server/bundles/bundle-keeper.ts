@@ -5,6 +5,7 @@ import { Bundle } from '../../spiffe/bundle.ts';
 import type { SpiffeId, TrustDomain } from '../../spiffe/spiffe-id.ts';
 import type { Certificate } from '../../x509/certificate.ts';
 import { isForgotten } from '../authority/authority-states.ts';
+import type { KeptBundle, RootName } from '../authority/kept-bundle.ts';
 
 /** An agent counts as connected while its last call is no older than this. */
 const recentMs = 60_000;
@@ -22,7 +23,7 @@ interface Deps {
  * Our own trust bundle in memory, and what the server knows of who has it: an agent that was given a bundle and then
  * calls again holds it. A new root signs only when all connected agents do.
  */
-export class BundleKeeper {
+export class BundleKeeper implements KeptBundle {
   readonly #deps: Deps;
   readonly #own: Observable<Bundle>;
   readonly #agents = new Map<string, { held: bigint; offered: bigint; seenAtMs: number }>();
@@ -41,6 +42,17 @@ export class BundleKeeper {
   /** Our bundle as stored. */
   get own(): Observable<Bundle> {
     return this.#own;
+  }
+
+  holds(root: RootName, { untainted = false } = {}): boolean {
+    return this.#own.value.x509Authorities.some(
+      ({ certificate, tainted }) => isRoot(certificate, root) && !(untainted && tainted),
+    );
+  }
+
+  async reload(): Promise<void> {
+    const stored = await this.#deps.store.find(this.#deps.trustDomain);
+    if (stored !== undefined) this.adopt(stored);
   }
 
   /** Takes over what a transaction has just stored, unless a later one was faster. */
@@ -105,6 +117,10 @@ export class BundleKeeper {
       if (nowMs - agent.seenAtMs > recentMs) this.#agents.delete(id);
     }
   }
+}
+
+function isRoot({ fingerprint, subjectKeyId }: Certificate, root: RootName): boolean {
+  return 'fingerprint' in root ? fingerprint === root.fingerprint : subjectKeyId === root.subjectKeyId;
 }
 
 function withoutForgotten(bundle: Bundle, nowMs: number): Bundle {

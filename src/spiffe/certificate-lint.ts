@@ -1,9 +1,14 @@
-import { AppError } from '../../runtime/error.ts';
-import { SpiffeId, type TrustDomain } from '../../spiffe/spiffe-id.ts';
-import { issuedLeafRules, signingCertificateRules } from '../../spiffe/x509-svid.ts';
-import type { Certificate } from '../../x509/certificate.ts';
-import { describeKey, keyTypeOfSpki } from '../../x509/signature.ts';
-import { backdateMs } from './template.ts';
+import { AppError } from '../runtime/error.ts';
+import { Certificate } from '../x509/certificate.ts';
+import { extensionOids } from '../x509/extensions.ts';
+import { assembleCertificate, type CertificateTemplate, toBeSigned } from '../x509/issue.ts';
+import { describeKey, keyTypeOfSpki, type Signer } from '../x509/signature.ts';
+import { backdateMs } from './signing-certificate.ts';
+import { SpiffeId, type TrustDomain } from './spiffe-id.ts';
+import { issuedLeafRules, signingCertificateRules } from './x509-svid.ts';
+
+/** What a certificate is to be. */
+export type CertificateProfile = 'leaf' | 'signing-certificate';
 
 /** One thing a certificate must satisfy before it is signed; its name is the `reason` of the error. */
 interface Lint {
@@ -50,10 +55,11 @@ const authorityLints: readonly Lint[] = [
   {
     name: 'KEY_IDENTIFIERS',
     citation: 'RFC 5280 §4.2.1.1, §4.2.1.2',
-    check: ({ subjectKeyId, authorityKeyId, isCa }) => {
+    check: ({ subjectKeyId, authorityKeyId, isCa, isSelfIssued }) => {
       if (subjectKeyId === undefined) return 'it has no subject key identifier';
       // A self-signed one may leave it out (RFC 5280 §4.2.1.1).
-      return authorityKeyId === undefined && !isCa ? 'it has no authority key identifier' : undefined;
+      const isNeeded = !isCa || !isSelfIssued;
+      return authorityKeyId === undefined && isNeeded ? 'it has no authority key identifier' : undefined;
     },
   },
   {
@@ -61,6 +67,24 @@ const authorityLints: readonly Lint[] = [
     citation: 'RFC 5280 §3.2: a self-issued certificate is taken for a CA in a key change',
     check: ({ isCa, isSelfIssued }) =>
       isSelfIssued && !isCa ? 'its subject is that of the signing certificate' : undefined,
+  },
+  {
+    name: 'CRITICAL_CA_FLAG',
+    citation: 'X509-SVID §4.1, RFC 5280 §4.2.1.9',
+    check: ({ isCa, extensions }) =>
+      isCa && extensions.get(extensionOids.basicConstraints)?.isCritical !== true
+        ? 'its basic constraints extension is not critical'
+        : undefined,
+  },
+  {
+    name: 'NAME_CONSTRAINTS',
+    citation: 'X509-SVID §4.2, RFC 5280 §4.2.1.10: only on CA certificates, and critical',
+    check: ({ isCa, nameConstraints, extensions }) => {
+      if (nameConstraints === undefined) return undefined;
+      if (!isCa) return 'it has name constraints';
+      const { isCritical = false } = extensions.get(extensionOids.nameConstraints) ?? {};
+      return isCritical ? undefined : 'its name constraints extension is not critical';
+    },
   },
   {
     name: 'KNOWN_CRITICAL_EXTENSIONS',
@@ -78,7 +102,7 @@ const authorityLints: readonly Lint[] = [
  */
 export function lintCertificate(
   certificate: Certificate,
-  profile: 'leaf' | 'signing-certificate',
+  profile: CertificateProfile,
   trustDomain: TrustDomain,
 ): void {
   const profileRules = profile === 'leaf' ? issuedLeafRules : signingCertificateRules;
@@ -95,3 +119,18 @@ export function lintCertificate(
     }
   }
 }
+
+/** Signs what the template says once the lint has nothing against it; DER. */
+export async function lintAndSign(
+  template: CertificateTemplate,
+  signer: Signer,
+  { profile, trustDomain }: { readonly profile: CertificateProfile; readonly trustDomain: TrustDomain },
+): Promise<Uint8Array> {
+  const tbs = toBeSigned(template, signer.type);
+  const unsigned = assembleCertificate(tbs, signer.type, noSignature);
+  lintCertificate(Certificate.parse(unsigned), profile, trustDomain);
+  return assembleCertificate(tbs, signer.type, await signer.sign(tbs));
+}
+
+/** Stands for the signature while a certificate is linted. */
+const noSignature = new Uint8Array(1);

@@ -1,12 +1,11 @@
 import { generateKeyPairSync } from 'node:crypto';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { isAppError } from '../../runtime/error.ts';
-import { TrustDomain } from '../../spiffe/spiffe-id.ts';
-import { issuedLeafRules, signingCertificateRules } from '../../spiffe/x509-svid.ts';
-import { testStartMs } from '../../testing/certificates.ts';
-import { newSigner } from '../../testing/test-authority.ts';
-import { Certificate } from '../../x509/certificate.ts';
-import { namedBits } from '../../x509/der-writer.ts';
+import { isAppError } from '../runtime/error.ts';
+import { testStartMs } from '../testing/certificates.ts';
+import { newSigner } from '../testing/test-authority.ts';
+import { Certificate } from '../x509/certificate.ts';
+import { contextTag } from '../x509/der-reader.ts';
+import { booleanTrue, element, namedBits, sequence } from '../x509/der-writer.ts';
 import {
   authorityKeyIdentifier,
   basicConstraints,
@@ -16,11 +15,14 @@ import {
   keyUsage,
   subjectAltName,
   subjectKeyIdentifier,
-} from '../../x509/extensions.ts';
-import { type CertificateTemplate, issueCertificate, newSerial } from '../../x509/issue.ts';
-import { encodeName } from '../../x509/names.ts';
-import type { Signer } from '../../x509/signature.ts';
-import { lintCertificate } from './lint.ts';
+} from '../x509/extensions.ts';
+import { type CertificateTemplate, issueCertificate, newSerial } from '../x509/issue.ts';
+import { nameConstraints } from '../x509/name-constraints.ts';
+import { encodeName } from '../x509/names.ts';
+import type { Signer } from '../x509/signature.ts';
+import { lintCertificate } from './certificate-lint.ts';
+import { TrustDomain } from './spiffe-id.ts';
+import { issuedLeafRules, signingCertificateRules } from './x509-svid.ts';
 
 const trustDomain = TrustDomain.parse('example.org');
 const name = encodeName({ organization: ['Signet'] });
@@ -40,6 +42,12 @@ interface Change {
 }
 
 const san = (uris: readonly string[]) => subjectAltName({ uris, critical: false });
+const uncriticalConstraints = () => {
+  // GeneralSubtrees with one URI (RFC 5280 §4.2.1.10).
+  const uri = element(contextTag(6), Buffer.from('example.org'));
+  const value = sequence(element(contextTag(0, true), sequence(uri)));
+  return encodeExtension(extensionOids.nameConstraints, false, value);
+};
 const uncriticalUsage = (bit: number) => encodeExtension(extensionOids.keyUsage, false, namedBits([bit]));
 
 async function certificate(extensions: Extensions, change: Change): Promise<Certificate> {
@@ -95,6 +103,8 @@ function brokenRule(subject: Certificate, profile: 'leaf' | 'signing-certificate
 
 interface Case {
   readonly name: string;
+  /** Demands of the X509-SVID standard on issuers that it breaks: ids of the SPIFFE conformance checklist. */
+  readonly breaks?: string;
   readonly change: Change;
   readonly rule: string;
 }
@@ -124,55 +134,70 @@ const leafCases: readonly Case[] = [
     change: { template: { subject: name } },
     rule: 'LEAF_IS_NOT_ITS_ISSUER',
   },
-  { name: 'no name', change: { extensions: { names: undefined } }, rule: 'ONE_URI_NAME' },
+  { name: 'no name', breaks: 'X509-01', change: { extensions: { names: undefined } }, rule: 'ONE_URI_NAME' },
   {
     name: 'two identities',
+    breaks: 'X509-01',
     change: { extensions: { names: san(['spiffe://example.org/a', 'spiffe://example.org/b']) } },
     rule: 'ONE_URI_NAME',
   },
   {
     name: 'a web address',
+    breaks: 'X509-01',
     change: { extensions: { names: san(['https://example.org/web']) } },
     rule: 'LEAF_ID',
   },
   {
     name: 'the ID of the trust domain',
+    breaks: 'X509-06',
     change: { extensions: { names: san(['spiffe://example.org']) } },
     rule: 'LEAF_ID',
   },
   {
     name: 'the CA flag',
+    breaks: 'X509-15',
     change: { extensions: { constraints: basicConstraints({ ca: true }) } },
     rule: 'LEAF_IS_NOT_A_CA',
   },
   {
     name: 'no right to sign',
+    breaks: 'X509-25',
     change: { extensions: { usage: keyUsage(['keyAgreement']) } },
     rule: 'LEAF_DIGITAL_SIGNATURE',
   },
   {
     name: 'the right to sign certificates',
+    breaks: 'X509-27',
     change: { extensions: { usage: keyUsage(['digitalSignature', 'keyCertSign']) } },
     rule: 'LEAF_SIGNS_NO_CERTIFICATES',
   },
   {
     name: 'the right to sign CRLs',
+    breaks: 'X509-27',
     change: { extensions: { usage: keyUsage(['digitalSignature', 'cRLSign']) } },
     rule: 'LEAF_SIGNS_NO_CERTIFICATES',
   },
   {
     name: 'a key usage that may be ignored',
+    breaks: 'X509-21',
     change: { extensions: { usage: uncriticalUsage(0) } },
     rule: 'CRITICAL_KEY_USAGE',
   },
-  { name: 'no key purposes', change: { extensions: { purposes: undefined } }, rule: 'LEAF_KEY_PURPOSES' },
+  {
+    name: 'no key purposes',
+    breaks: 'X509-31',
+    change: { extensions: { purposes: undefined } },
+    rule: 'LEAF_KEY_PURPOSES',
+  },
   {
     name: 'the purpose of servers only',
+    breaks: 'X509-32',
     change: { extensions: { purposes: extendedKeyUsage(['serverAuth']) } },
     rule: 'LEAF_KEY_PURPOSES',
   },
   {
     name: 'neither subject nor critical names',
+    breaks: 'X509-08',
     change: { template: { subject: encodeName({}) } },
     rule: 'CRITICAL_NAMES_WITHOUT_SUBJECT',
   },
@@ -186,23 +211,44 @@ const leafCases: readonly Case[] = [
     change: { extensions: { authorityKeyId: undefined } },
     rule: 'KEY_IDENTIFIERS',
   },
+  {
+    name: 'no key usage',
+    breaks: 'X509-20',
+    change: { extensions: { usage: undefined } },
+    rule: 'LEAF_DIGITAL_SIGNATURE',
+  },
+  {
+    name: 'the purpose of clients only',
+    breaks: 'X509-32',
+    change: { extensions: { purposes: extendedKeyUsage(['clientAuth']) } },
+    rule: 'LEAF_KEY_PURPOSES',
+  },
+  {
+    name: 'name constraints',
+    breaks: 'X509-19',
+    change: { extensions: { constrained: nameConstraints({ permittedUris: ['example.org'] }) } },
+    rule: 'NAME_CONSTRAINTS',
+  },
 ];
 
 const rootCases: readonly Case[] = [
   ...sharedCases,
   {
     name: 'no CA flag',
+    breaks: 'X509-14',
     change: { extensions: { constraints: basicConstraints({ ca: false }) } },
     rule: 'CA_FLAG',
   },
-  { name: 'no name', change: { extensions: { names: undefined } }, rule: 'CA_ID' },
+  { name: 'no name', breaks: 'X509-10', change: { extensions: { names: undefined } }, rule: 'CA_ID' },
   {
     name: 'two names',
+    breaks: 'X509-10',
     change: { extensions: { names: san(['spiffe://example.org', 'spiffe://example.org']) } },
     rule: 'CA_ID',
   },
   {
     name: 'the ID of a workload',
+    breaks: 'X509-11',
     change: { extensions: { names: san(['spiffe://example.org/web']) } },
     rule: 'CA_ID',
   },
@@ -211,31 +257,63 @@ const rootCases: readonly Case[] = [
     change: { extensions: { names: san(['spiffe://Example.org']) } },
     rule: 'CA_ID',
   },
-  { name: 'no key usage', change: { extensions: { usage: undefined } }, rule: 'CRITICAL_KEY_USAGE' },
+  {
+    name: 'no key usage',
+    breaks: 'X509-20',
+    change: { extensions: { usage: undefined } },
+    rule: 'CRITICAL_KEY_USAGE',
+  },
   {
     name: 'a key usage that may be ignored',
+    breaks: 'X509-21',
     change: { extensions: { usage: uncriticalUsage(5) } },
     rule: 'CRITICAL_KEY_USAGE',
   },
   {
     name: 'no right to sign certificates',
+    breaks: 'X509-23',
     change: { extensions: { usage: keyUsage(['cRLSign']) } },
     rule: 'CA_KEY_USAGE',
   },
   {
     name: 'the right to authenticate',
+    breaks: 'X509-30',
     change: { extensions: { usage: keyUsage(['keyCertSign', 'digitalSignature']) } },
     rule: 'CA_KEY_USAGE',
   },
   {
     name: 'key purposes',
+    breaks: 'X509-34',
     change: { extensions: { purposes: extendedKeyUsage(['serverAuth']) } },
     rule: 'CA_NO_KEY_PURPOSES',
   },
   {
     name: 'another trust domain',
+    breaks: 'X509-12',
     change: { extensions: { names: san(['spiffe://other.org']) } },
     rule: 'ID_IN_TRUST_DOMAIN',
+  },
+  {
+    name: 'a CA flag that may be ignored',
+    breaks: 'X509-14',
+    change: {
+      extensions: {
+        constraints: encodeExtension(extensionOids.basicConstraints, false, sequence(booleanTrue)),
+      },
+    },
+    rule: 'CRITICAL_CA_FLAG',
+  },
+  {
+    name: 'name constraints that may be ignored',
+    breaks: 'X509-19',
+    change: { extensions: { constrained: uncriticalConstraints() } },
+    rule: 'NAME_CONSTRAINTS',
+  },
+  {
+    name: 'key agreement',
+    breaks: 'X509-30',
+    change: { extensions: { usage: keyUsage(['keyCertSign', 'keyAgreement']) } },
+    rule: 'CA_KEY_USAGE',
   },
 ];
 
@@ -259,6 +337,14 @@ describe('the lint before signing', () => {
   ])('is tested with each rule of the $profile profile', ({ rules, cases }) => {
     const tested = new Set(cases.map(({ rule }) => rule));
     expect(rules.map((rule) => rule.name).filter((rule) => !tested.has(rule))).toEqual([]);
+  });
+
+  it('refuses every violation that the standard knows of an issuer', () => {
+    const demands =
+      'X509-01 X509-06 X509-08 X509-10 X509-11 X509-12 X509-14 X509-15 X509-19 X509-20 X509-21 X509-23 ' +
+      'X509-25 X509-27 X509-30 X509-31 X509-32 X509-34';
+    const tested = new Set([...leafCases, ...rootCases].map(({ breaks }) => breaks));
+    expect(demands.split(' ').filter((demand) => !tested.has(demand))).toEqual([]);
   });
 
   it('never takes a leaf for a signing certificate or the other way round', async () => {
