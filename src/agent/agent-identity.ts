@@ -15,6 +15,7 @@ import { AgentStanding, reactionTo } from './agent-standing.ts';
 import type { Bootstrap } from './bootstrap.ts';
 import { type AgentKeyId, agentKeyIds, IdentityFile } from './identity-file.ts';
 import { checkIssued, type Issued, readStored } from './issued-svid.ts';
+import { isBelowTainted } from './tainted-svids.ts';
 
 /** The agent's own identity and the bundle by which it trusts the server. */
 export interface AgentIdentityState {
@@ -123,12 +124,19 @@ export class AgentIdentity implements Service {
       const state = this.#deps.state.value;
       if (state === undefined || state.bundle.equals(bundle)) return;
       await this.#store({ ...state, bundle }, this.#keyId);
+      // It may call tainted what has signed this identity.
+      this.#wakeUp();
     });
   }
 
   #dueInMs(): number {
-    const isDue = this.#deps.state.value === undefined || this.#standing.refusal !== undefined;
-    return isDue ? 0 : this.#renewAtMs - this.#deps.clock.now();
+    const { state, clock } = this.#deps;
+    const nowMs = clock.now();
+    const isDue =
+      state.value === undefined ||
+      this.#standing.refusal !== undefined ||
+      isBelowTainted(state.value.svid, state.value.bundle, nowMs);
+    return isDue ? 0 : this.#renewAtMs - nowMs;
   }
 
   /** As SPIRE has it: who can attest again does so, and a renewal would be refused. */

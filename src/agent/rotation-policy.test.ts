@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { testEntry } from '../testing/registration-entry.ts';
-import { TestTrustDomain } from '../testing/trust-domain.ts';
+import { bundleOf, TestTrustDomain } from '../testing/trust-domain.ts';
 import { drawRenewalMs, dueSvids, type SvidState } from './rotation-policy.ts';
 
 const windows = { first: [0.1, 0.6], later: [0.4, 0.6] } as const;
@@ -61,15 +61,23 @@ describe('the SVIDs to sign', () => {
       renewInMs?: number;
       isWatched?: boolean;
       isVariant?: boolean;
+      users?: number;
+      by?: TestTrustDomain;
       entry?: Parameters<typeof testEntry>[0];
     } = {},
   ): Promise<SvidState> {
     const entry = testEntry({ id, ...options.entry });
-    const { expiresInMs, renewInMs = hourMs, isWatched = false, isVariant = false } = options;
-    const common = { entry, isWatched, isVariant, keyType: isVariant ? 'rsa-2048' : 'ec-p256' } as const;
+    const { expiresInMs, renewInMs = hourMs, isWatched = false, isVariant = false, users = 0 } = options;
+    const common = {
+      entry,
+      isWatched,
+      isVariant,
+      users,
+      keyType: isVariant ? 'rsa-2048' : 'ec-p256',
+    } as const;
     if (expiresInMs === undefined) return { ...common, held: undefined };
     const nowMs = issuedAtMs;
-    const held = await authority.sign(testEntry({ id }), {
+    const held = await (options.by ?? authority).sign(testEntry({ id }), {
       issuedAtMs: nowMs - hourMs,
       notAfterMs: nowMs + expiresInMs,
       renewAtMs: nowMs + renewInMs,
@@ -109,7 +117,29 @@ describe('the SVIDs to sign', () => {
       reason: 'missing',
     },
   ])('$name: $reason', async ({ options, reason }) => {
-    expect(dueSvids([await state('a', options)], issuedAtMs)[0]?.reason).toBe(reason);
+    expect(dueSvids([await state('a', options)], issuedAtMs, undefined)[0]?.reason).toBe(reason);
+  });
+
+  test('are those below a tainted root too, the most used first, before those that would be renewed', async () => {
+    const compromised = await TestTrustDomain.create();
+    const by = compromised;
+    const states = await Promise.all([
+      state('renewal', { expiresInMs: 1_000, renewInMs: -1 }),
+      state('unused', { by, expiresInMs: 9_000 }),
+      state('sound', { expiresInMs: 9_000 }),
+      state('used', { by, expiresInMs: 9_000, isWatched: true, users: 1 }),
+      state('most-used', { by, expiresInMs: 9_000, isWatched: true, users: 7 }),
+      state('waited-for', { isWatched: true, users: 1 }),
+    ]);
+    const both = bundleOf('example.org', [authority.root.certificate, compromised.root.certificate]);
+    const bundle = both.withTainted([compromised.root.certificate.fingerprint]);
+    expect(dueSvids(states, issuedAtMs, bundle).map(({ entry, reason }) => [entry.id, reason])).toEqual([
+      ['waited-for', 'missing'],
+      ['most-used', 'tainted'],
+      ['used', 'tainted'],
+      ['unused', 'tainted'],
+      ['renewal', 'renewal'],
+    ]);
   });
 
   test('come in the order of need: waited for, variants behind, then by expiry, then made in advance', async () => {
@@ -120,7 +150,7 @@ describe('the SVIDs to sign', () => {
       state('waited-for', { isWatched: true }),
       state('expires-soon', { expiresInMs: 1_000, renewInMs: -1 }),
     ]);
-    expect(dueSvids(states, issuedAtMs).map(({ entry }) => entry.id)).toEqual([
+    expect(dueSvids(states, issuedAtMs, undefined).map(({ entry }) => entry.id)).toEqual([
       'waited-for',
       'variant',
       'expires-soon',

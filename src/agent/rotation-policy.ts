@@ -1,5 +1,7 @@
+import type { Bundle } from '../spiffe/bundle.ts';
 import type { RegistrationEntry } from '../spiffe/registration-entry.ts';
 import type { KeyType } from '../x509/signature.ts';
+import { isBelowTainted, taintedUrgency } from './tainted-svids.ts';
 import type { HeldSvid } from './workload-view.ts';
 
 /** A part of a lifetime, as shares from 0 to 1 counted from issuance. */
@@ -29,8 +31,11 @@ export function drawRenewalMs(options: {
   return issuedAtMs + lifetimeMs * (from + (to - from) * random());
 }
 
-/** `missing`: never signed, or expired; `changed`: the entry says something else now; `renewal`: its time has come. */
-export type DueReason = 'missing' | 'changed' | 'renewal';
+/**
+ * `missing`: never signed, or expired; `changed`: the entry says something else now; `tainted`: what signed it is not to
+ * be used any more; `renewal`: its time has come.
+ */
+export type DueReason = 'missing' | 'changed' | 'tainted' | 'renewal';
 
 /** An SVID to be signed. */
 export interface DueSvid {
@@ -48,16 +53,23 @@ export interface SvidState {
   readonly held: HeldSvid | undefined;
   /** Whether a connected workload is entitled to it. */
   readonly isWatched: boolean;
+  /** How many connected workloads are. */
+  readonly users: number;
 }
 
 /**
  * The SVIDs to sign now, most urgent first: those a workload waits for (variants, which some callers want several of,
- * behind), then by expiry, the earliest first; last the ones that are only made in advance.
+ * behind), then those below an authority that `bundle` calls tainted, the most used first, then by expiry, the earliest
+ * first; last the ones that are only made in advance.
  */
-export function dueSvids(states: Iterable<SvidState>, nowMs: number): readonly DueSvid[] {
+export function dueSvids(
+  states: Iterable<SvidState>,
+  nowMs: number,
+  bundle: Bundle | undefined,
+): readonly DueSvid[] {
   const due: (DueSvid & { readonly urgency: number })[] = [];
   for (const state of states) {
-    const reason = dueReason(state, nowMs);
+    const reason = dueReason(state, nowMs, bundle);
     if (reason === undefined) continue;
     due.push({ entry: state.entry, keyType: state.keyType, reason, urgency: urgencyOf(state, reason) });
   }
@@ -65,15 +77,21 @@ export function dueSvids(states: Iterable<SvidState>, nowMs: number): readonly D
   return due.map(({ entry, keyType, reason }) => ({ entry, keyType, reason }));
 }
 
-function dueReason({ entry, held, isWatched }: SvidState, nowMs: number): DueReason | undefined {
+function dueReason(
+  { entry, held, isWatched }: SvidState,
+  nowMs: number,
+  bundle: Bundle | undefined,
+): DueReason | undefined {
   if (entry.storeSvid) return undefined;
   if (entry.disableX509SvidPrefetch && !isWatched) return undefined;
   if (held === undefined || held.svid.notAfterMs <= nowMs) return 'missing';
   if (saysSomethingElse(held.entry, entry)) return 'changed';
+  if (isBelowTainted(held.svid, bundle, nowMs)) return 'tainted';
   return held.renewAtMs <= nowMs ? 'renewal' : undefined;
 }
 
-function urgencyOf({ held, isWatched, isVariant }: SvidState, reason: DueReason): number {
+function urgencyOf({ held, isWatched, isVariant, users }: SvidState, reason: DueReason): number {
+  if (reason === 'tainted') return taintedUrgency(users);
   if (reason !== 'missing' && held !== undefined) return held.svid.notAfterMs;
   if (!isWatched) return Number.MAX_SAFE_INTEGER;
   return isVariant ? 1 : 0;

@@ -108,9 +108,16 @@ export class SvidCache {
       isVariant: false,
       held: this.#held.get(entry.id),
       isWatched: this.#viewsOfEntry.has(entry.id),
+      users: this.#usersOf(entry.id),
     }));
-    states.push(...this.#variants.states(this.#entries));
-    return dueSvids(states, this.#clock.now());
+    states.push(...this.#variants.states(this.#entries, (id) => this.#usersOf(id)));
+    return dueSvids(states, this.#clock.now(), this.#bundle);
+  }
+
+  #usersOf(entryId: string): number {
+    let users = 0;
+    for (const { watchers } of this.#viewsOfEntry.get(entryId) ?? []) users += watchers;
+    return users;
   }
 
   /** With the usual kind of key. */

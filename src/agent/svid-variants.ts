@@ -66,12 +66,16 @@ export class SvidVariants {
   }
 
   /** What is known of each one that is wanted, whether it is there or not. */
-  states(entries: ReadonlyMap<string, RegistrationEntry>): readonly SvidState[] {
+  states(
+    entries: ReadonlyMap<string, RegistrationEntry>,
+    usersOf: (entryId: string) => number,
+  ): readonly SvidState[] {
     const states: SvidState[] = [];
     for (const { entryId, keyType } of this.#wanted.values()) {
       const entry = entries.get(entryId);
       const held = this.of(entryId).get(keyType);
-      if (entry !== undefined) states.push({ entry, held, isWatched: true, keyType, isVariant: true });
+      const users = usersOf(entryId);
+      if (entry !== undefined) states.push({ entry, held, isWatched: true, users, keyType, isVariant: true });
     }
     return states;
   }
