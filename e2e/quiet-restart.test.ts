@@ -9,7 +9,8 @@ import { testSandbox } from './support/test-sandbox.ts';
 
 /** Each with a certificate and a bundle: 300 secrets. */
 const clusters = 150;
-const patience = { timeoutMs: 30_000, intervalMs: 50 };
+/** The longer a slow machine takes to start the agent, the later Envoy tries again. */
+const patience = { timeoutMs: 100_000, intervalMs: 50 };
 
 /**
  * A frontend's sidecar whose cluster is there many times, each time with another `initial_fetch_timeout`: Envoy then
@@ -50,6 +51,7 @@ async function waitForSecrets(envoy: EnvoyProcess, times: number): Promise<void>
 describeWith({ envoy: true, linux: true }, 'an agent with 300 streams of one Envoy', () => {
   it.for<SdsVariant>(['sotw', 'delta'])(
     '%s: stops and comes back without a word in its log',
+    { timeout: 240_000 },
     async (variant) => {
       const sandbox = await testSandbox();
       const server = await SignetServer.start(sandbox);
