@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest';
+import { FakeClock } from '../testing/fake-clock.ts';
 import { memoryLogger } from '../testing/grpc-listener.ts';
 import { SharedRefusals } from './shared-refusals.ts';
 
@@ -6,7 +7,7 @@ const refusal = { name: 'default', version: '0123', error: 'no' };
 
 test('what a second proxy refuses is an error in the log, once, and listed until one is left', () => {
   const { log, lines } = memoryLogger();
-  const refusals = new SharedRefusals({ log });
+  const refusals = new SharedRefusals({ clock: new FakeClock(), log });
   const [one, other, third] = [{}, {}, {}];
   refusals.add(one, 1, refusal);
   refusals.add(one, 1, refusal);
@@ -25,10 +26,21 @@ test('what a second proxy refuses is an error in the log, once, and listed until
 });
 
 test('only so many versions are remembered', () => {
-  const refusals = new SharedRefusals({ log: memoryLogger().log });
+  const refusals = new SharedRefusals({ clock: new FakeClock(), log: memoryLogger().log });
   const proxies = [{}, {}];
   for (let i = 0; i < 1_500; i += 1) {
     for (const [pid, proxy] of proxies.entries()) refusals.add(proxy, pid, { ...refusal, version: `${i}` });
   }
   expect(refusals.list()).toHaveLength(1_000);
+});
+
+test('two proxies that refuse, take and refuse again do not fill the log', () => {
+  const { log, lines } = memoryLogger();
+  const refusals = new SharedRefusals({ clock: new FakeClock(), log });
+  const proxies = [{}, {}];
+  for (let i = 0; i < 1_000; i += 1) {
+    for (const [pid, proxy] of proxies.entries()) refusals.add(proxy, pid, refusal);
+    for (const proxy of proxies) refusals.remove(proxy, refusal.version);
+  }
+  expect(lines.length).toBeLessThan(100);
 });

@@ -1,4 +1,6 @@
 import type { Logger } from '../runtime/log.ts';
+import { LogLimiter } from '../runtime/log-limiter.ts';
+import type { Clock } from '../runtime/time.ts';
 
 /** One version of a secret that more than one proxy refuses. */
 export interface SharedRefusal {
@@ -35,11 +37,12 @@ const maxVersions = 1_000;
  * the log, and in the health report for as long as it is so.
  */
 export class SharedRefusals {
-  readonly #log: Logger;
+  /** Two processes of anybody can refuse what they like, take it, and refuse it again. */
+  readonly #limitedLog: LogLimiter;
   readonly #byVersion = new Map<string, Refused>();
 
-  constructor(deps: { readonly log: Logger }) {
-    this.#log = deps.log;
+  constructor(deps: { readonly clock: Clock; readonly log: Logger }) {
+    this.#limitedLog = new LogLimiter(deps);
   }
 
   /** `proxy` stands for the proxy; a second refusal of the same version by it changes only the words. */
@@ -53,10 +56,8 @@ export class SharedRefusals {
     refused.by.set(proxy, pid);
     if (refused.by.size > 1 && !refused.isReported) {
       refused.isReported = true;
-      this.#log.error(
-        { resource: name, version, pids: [...refused.by.values()], refusal: error },
-        'several proxies refuse a secret',
-      );
+      const fields = { resource: name, version, pids: [...refused.by.values()], refusal: error };
+      this.#limitedLog.write('error', fields, 'several proxies refuse a secret');
     }
     const [oldest] = this.#byVersion.keys();
     if (this.#byVersion.size > maxVersions && oldest !== undefined) this.#byVersion.delete(oldest);

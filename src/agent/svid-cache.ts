@@ -63,6 +63,8 @@ export class SvidCache {
   /** Names of trust domains → one list for all views that have these, so that what is made of it is shared too. */
   readonly #federatedLists = new Map<string, readonly Bundle[]>();
   readonly #held = new Map<string, HeldSvid>();
+  /** By entry, the kinds of keys that the server was asked to sign in vain. The sets are never changed, only replaced. */
+  readonly #unsigned = new Map<string, ReadonlySet<KeyType>>();
   readonly #views = new Map<string, SharedView>();
   readonly #viewsOfEntry = new Map<string, Set<SharedView>>();
   readonly #demand = new Observable(0);
@@ -138,7 +140,9 @@ export class SvidCache {
       if (!mayHold(next.get(id), held)) this.#held.delete(id);
     }
     this.#variants.retain((held) => mayHold(next.get(held.entry.id), held));
-    for (const id of this.#demanded) if (!next.has(id)) this.#demanded.delete(id);
+    for (const known of [this.#demanded, this.#unsigned]) {
+      for (const id of known.keys()) if (!next.has(id)) known.delete(id);
+    }
     this.#matcher = new EntryMatcher(next.values());
     this.#viewsOfEntry.clear();
     for (const shared of this.#views.values()) {
@@ -153,6 +157,7 @@ export class SvidCache {
   putSvids(svids: readonly HeldSvid[]): void {
     const accepted = svids.filter((held) => mayHold(this.#entries.get(held.entry.id), held));
     for (const held of accepted) {
+      this.#setUnsigned(held, false);
       if (held.keyType !== this.#keyType) {
         this.#variants.put(held);
         continue;
@@ -161,6 +166,13 @@ export class SvidCache {
       this.#demanded.delete(held.entry.id);
     }
     this.#updateViewsOf(accepted);
+  }
+
+  /** Notes what the server did not sign, for those who wait for it; until it is signed. */
+  noteUnsigned(failed: readonly Pick<DueSvid, 'entry' | 'keyType'>[]): void {
+    const known = failed.filter(({ entry }) => this.#entries.has(entry.id));
+    for (const one of known) this.#setUnsigned(one, true);
+    this.#updateViewsOf(known);
   }
 
   /** Takes SVIDs out that have expired by now, and returns them. To be called often: views do not watch the time. */
@@ -263,13 +275,21 @@ export class SvidCache {
     }
   }
 
-  #updateViewsOf(svids: readonly HeldSvid[]): void {
-    const affected = new Set(svids.flatMap((held) => [...(this.#viewsOfEntry.get(held.entry.id) ?? [])]));
+  #setUnsigned({ entry, keyType }: Pick<DueSvid, 'entry' | 'keyType'>, isUnsigned: boolean): void {
+    const known = this.#unsigned.get(entry.id) ?? new Set();
+    if (known.has(keyType) === isUnsigned) return;
+    const next = isUnsigned ? known.union(new Set([keyType])) : known.difference(new Set([keyType]));
+    if (next.size === 0) this.#unsigned.delete(entry.id);
+    else this.#unsigned.set(entry.id, next);
+  }
+
+  #updateViewsOf(changed: readonly Pick<HeldSvid, 'entry'>[]): void {
+    const affected = new Set(changed.flatMap(({ entry }) => [...(this.#viewsOfEntry.get(entry.id) ?? [])]));
     for (const shared of affected) this.#update(shared);
   }
 
   #update(shared: SharedView): void {
-    const held = { svids: this.#held, variants: this.#variants };
+    const held = { svids: this.#held, variants: this.#variants, unsigned: this.#unsigned };
     const identities = identitiesOf(shared.entries, held, this.#clock.now());
     const isNobody = identities.length === 0;
     const next: WorkloadView = {

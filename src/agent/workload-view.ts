@@ -25,6 +25,8 @@ export interface Identity {
   readonly variants: ReadonlyMap<KeyType, HeldSvid>;
   /** The entry's hint, but empty when an older entry of the same view has that hint (Workload API §5.2.1). */
   readonly hint: string;
+  /** The kinds of keys for which the server did not sign it when it was asked last. */
+  readonly unsigned?: ReadonlySet<KeyType> | undefined;
 }
 
 /** Which identity of a view is meant: the first one, those of a SPIFFE ID, or the one with a hint. */
@@ -83,10 +85,27 @@ export function chosenIdentities(
     case 'default-svid':
       return identities.slice(0, 1);
     case 'svid':
-      return identities.filter(({ entry }) => entry.spiffeId.toString() === choice.id);
+      return indexOf(identities).byId.get(choice.id) ?? [];
     case 'hint':
-      return choice.hint === '' ? [] : identities.filter(({ hint }) => hint === choice.hint);
+      return choice.hint === '' ? [] : (indexOf(identities).byHint.get(choice.hint) ?? []);
   }
+}
+
+interface IdentityIndex {
+  readonly byId: ReadonlyMap<string, readonly Identity[]>;
+  readonly byHint: ReadonlyMap<string, readonly Identity[]>;
+}
+
+/** A proxy of a gateway may have a thousand identities, and ask for each by its name. */
+const indexes = new WeakMap<readonly Identity[], IdentityIndex>();
+
+function indexOf(identities: readonly Identity[]): IdentityIndex {
+  const known = indexes.get(identities);
+  if (known !== undefined) return known;
+  const byId = Map.groupBy(identities, ({ entry }) => entry.spiffeId.toString());
+  const index = { byId, byHint: Map.groupBy(identities, ({ hint }) => hint) };
+  indexes.set(identities, index);
+  return index;
 }
 
 /** The SVID of an identity with this kind of key, or with the usual one; undefined while it is not there. */
@@ -97,7 +116,11 @@ export function findHeldSvid({ svid, variants }: Identity, keyType?: KeyType): H
 /** The identities of `entries` (in the order of `byAge`), with what of each is valid now. */
 export function identitiesOf(
   entries: readonly RegistrationEntry[],
-  held: { readonly svids: ReadonlyMap<string, HeldSvid>; readonly variants: VariantsByEntry },
+  held: {
+    readonly svids: ReadonlyMap<string, HeldSvid>;
+    readonly variants: VariantsByEntry;
+    readonly unsigned: ReadonlyMap<string, ReadonlySet<KeyType>>;
+  },
   nowMs: number,
 ): readonly Identity[] {
   const isValid = (svid: HeldSvid | undefined) => svid !== undefined && svid.svid.notAfterMs > nowMs;
@@ -111,6 +134,7 @@ export function identitiesOf(
       svid: isValid(svid) ? svid : undefined,
       variants: validOnes(held.variants.of(entry.id), isValid),
       hint: isTaken ? '' : entry.hint,
+      unsigned: held.unsigned.get(entry.id),
     };
   });
 }
@@ -144,6 +168,7 @@ export function isSameView(a: WorkloadView, b: WorkloadView): boolean {
         identity.entry === other?.entry &&
         identity.svid === other.svid &&
         identity.hint === other.hint &&
+        identity.unsigned === other.unsigned &&
         areSameEntries(identity.variants, other.variants)
       );
     })

@@ -6,12 +6,20 @@ import type { AttestedCaller } from './attested-caller.ts';
 import { decodeDiscoveryRequest } from './discovery-request.ts';
 import { foreignText } from './foreign-text.ts';
 import type { ProxyNode } from './proxy-node.ts';
+import type { HeldReason } from './resource.ts';
 import { parseSecretName, type SdsNames, wantedKeyTypes } from './sds-names.ts';
 import type { SdsResources } from './sds-resources.ts';
 import { type SdsLimits, type SdsSend, SdsSession } from './sds-session.ts';
 import { checkTypeUrl } from './sds-stream.ts';
 import type { EncodedSecret } from './secrets.ts';
 import { SotwRequests } from './sotw-requests.ts';
+
+/** Reasons that pass without anybody's doing. */
+const passing: ReadonlySet<string> = new Set<HeldReason>([
+  'not signed yet',
+  'signing failed',
+  'no bundle yet',
+]);
 
 interface FetchParts {
   readonly caller: AttestedCaller;
@@ -83,6 +91,6 @@ function nothingToFetch(
   if (!view.isSynced) return new AppError('unavailable', 'the agent is starting');
   if (view.identities.length === 0) return new AppError('permission-denied', 'no identity issued');
   const why = held.slice(0, 5).map(([name, reason]) => `"${foreignText(name)}": ${reason}`);
-  const isSoon = held.some(([, reason]) => reason === 'not signed yet' || reason === 'no bundle yet');
+  const isSoon = held.some(([, reason]) => reason !== undefined && passing.has(reason));
   return new AppError(isSoon ? 'unavailable' : 'not-found', `no secret to send: ${why.join('; ')}`);
 }

@@ -5,6 +5,7 @@ import { memoryLogger } from '../../testing/grpc-listener.ts';
 import { testEntry } from '../../testing/registration-entry.ts';
 import { absentResource, FakeSecretSource, fakeCertificate, fakeTrust } from '../../testing/secret-source.ts';
 import type { SecretStatus } from '../proxy-book.ts';
+import type { WorkloadView } from '../workload-view.ts';
 import { ProxyDeliveries } from './proxy-deliveries.ts';
 import type { DeliverySettings, ProxyDelivery } from './proxy-delivery.ts';
 import type { Resource } from './resource.ts';
@@ -152,6 +153,20 @@ describe('a first certificate', () => {
     const other = connect(source, delivery);
     other.trust.ask('ALL');
     expect(new TestStream(source, delivery, {}).ask('default').got).toEqual(['default c1']);
+  });
+
+  test('goes on all streams that ask for it once the last one of their connection has asked', async () => {
+    const { source, proxy } = start();
+    source.set({ ALL: fakeTrust('t1'), default: fakeCertificate('c1') });
+    const delivery = proxy();
+    const { trust, leaf, connection } = connect(source, delivery);
+    const second = new TestStream(source, delivery, connection);
+    await trust.ask('ALL').answer();
+    leaf.ask('default');
+    expect(leaf.got, 'the second stream may want trust').toEqual([]);
+    second.ask('default');
+    await Promise.resolve();
+    expect([leaf.got, second.got]).toEqual([['default c1'], ['default c1']]);
   });
 
   test('waits anew when it was withdrawn meanwhile', async () => {
@@ -350,6 +365,19 @@ describe('what a proxy refuses', () => {
     for (const next of [good, other, good]) source.set({ ALL: next });
     expect(stream.got.slice(answeredAt)).not.toContain('ALL good');
     expect(stream.got.at(-1)).toMatch(/^ALL good\+/);
+  });
+
+  test('is known by the order of the answers when the same was sent again meanwhile', async () => {
+    const { source, proxy } = start();
+    const [first, bad, other, last] = ['first', 'bad', 'other', 'last'].map((label) => fakeTrust(label));
+    source.set({ ALL: first! });
+    const stream = new TestStream(source, proxy(), {}).ask('ALL');
+    for (const next of [bad!, other!, first!, last!]) source.set({ ALL: next });
+    // The first answer is the one to what was sent first, which is not waited for any more.
+    await stream.answer('bad', 'ALL first');
+    await stream.answer('bad', 'ALL bad');
+    source.set({ ALL: bad! });
+    expect(stream.got.filter((version) => version === 'ALL bad')).toHaveLength(1);
   });
 
   test('is no concern of other proxies, until one of them refuses it too', async () => {
@@ -594,6 +622,42 @@ describe('lookups', () => {
     expect([trust.told, leaf.told]).toEqual([1, 0]);
     delivery.noteNode({ id: 'a', cluster: 'b', version: '', validator: 'x509' });
     expect(delivery.lookup('ALL')?.version).toBe('ALL t2');
+  });
+
+  test('follow what the proxy says of itself first, until all its connections are gone', async () => {
+    const { source, proxy } = start();
+    source.set({ ALL: fakeTrust('t1') });
+    const delivery = proxy();
+    const flavours: (string | undefined)[] = [];
+    const resolve = source.resolve.bind(source);
+    source.resolve = (...[name, view, flavour]: [string, WorkloadView, string?]) => {
+      flavours.push(flavour);
+      return resolve(name, view);
+    };
+    const stream = new TestStream(source, delivery, {}).ask('ALL');
+    const node = { id: 'a', cluster: 'b', version: '' };
+    for (const validator of ['x509', 'spiffe', 'x509'] as const) delivery.noteNode({ ...node, validator });
+    expect(flavours, 'each other word would make all be chosen anew').toEqual([undefined, 'x509']);
+    await stream.close();
+    new TestStream(source, delivery, {}).ask('ALL');
+    delivery.noteNode({ ...node, validator: 'spiffe' });
+    expect(flavours.at(-1)).toBe('spiffe');
+  });
+
+  test('and answers of a proxy with many names cost the same for each, also when it refuses all', async () => {
+    const { source, proxy } = start();
+    const names = Array.from({ length: 300 }, (_, i) => `name ${i}`);
+    const all = (label: string) => Object.fromEntries(names.map((name) => [name, fakeCertificate(label)]));
+    source.set({ ALL: fakeTrust('t1'), ...all('c1') });
+    const stream = new TestStream(source, proxy(), {}).ask('ALL', ...names);
+    await stream.answer();
+    for (const name of names) await stream.answer(undefined, `${name} c1`);
+    source.set({ ALL: fakeTrust('t2'), ...all('c2') });
+    await stream.answer(undefined, 'ALL t2');
+    const before = source.resolved;
+    for (const name of names) await stream.answer('something is bad', `${name} c2`);
+    expect(stream.got.filter((version) => version.endsWith('c2'))).toHaveLength(names.length);
+    expect(source.resolved - before).toBeLessThan(10 * names.length);
   });
 
   test('find nothing under names that were not asked for, and more than a proxy may ask for', () => {

@@ -59,6 +59,7 @@ export class ProxyDelivery {
   readonly #ledger: SecretLedger;
   readonly #chooser: SecretChooser;
   #node: ProxyNode | undefined;
+  #isNodeNoted = false;
   /** As text, while it is gone. */
   #lastIdentities: readonly string[] = [];
   readonly #streams = new Set<DeliveryStream>();
@@ -87,8 +88,13 @@ export class ProxyDelivery {
     this.#chooser.follow(view);
   }
 
-  /** What it says of itself; the last word counts. */
+  /**
+   * What it says of itself. An Envoy says the same on each of its connections, so that the first word counts until all
+   * are gone: everything is chosen anew for another one.
+   */
   noteNode(node: ProxyNode): void {
+    if (this.#isNodeNoted) return;
+    this.#isNodeNoted = true;
     this.#node = node;
     if (this.#chooser.flavour === node.validator) return;
     this.#chooser.flavour = node.validator;
@@ -163,6 +169,7 @@ export class ProxyDelivery {
 
   #came(): void {
     this.#record.came();
+    this.#isNodeNoted = false;
     this.#unfollow = this.#deps.source.changes.subscribe(() => this.#chooser.chooseAll());
   }
 
@@ -258,9 +265,7 @@ export class ProxyDelivery {
     const connections = new Set<DeliveryConnection>();
     for (const { connection } of askers.streams()) connections.add(connection);
     for (const { silent } of connections) if (silent > 0) return true;
-    for (const other of this.#ledger.all()) {
-      if (other.kind === 'trust' && other.askers.isOpenOn(connections)) return true;
-    }
+    for (const other of this.#ledger.openTrust()) if (other.askers.isOpenOn(connections)) return true;
     return false;
   }
 
@@ -276,8 +281,7 @@ export class ProxyDelivery {
     // Stalled streams may have been the last ones.
     if (this.#streams.size === 0) return;
     if (oldestMs !== undefined) this.#timer.within(oldestMs - sinceMs);
-    this.#chooser.refresh();
-    this.#chooser.reconsider();
+    this.#chooser.woken();
   }
 
   #stalled(stream: DeliveryStream, secret: ProxySecret): void {

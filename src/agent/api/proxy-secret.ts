@@ -34,7 +34,7 @@ export interface Moment {
 export class ProxySecret {
   readonly name: string;
   readonly quarantine = new Quarantine();
-  readonly askers = new SecretAskers();
+  readonly askers: SecretAskers;
   /** When a first certificate began to wait for trust; monotonic. */
   waitingSinceMs: number | undefined;
   /** Since when it was out of order last, as counted by the proxy's events. */
@@ -46,13 +46,17 @@ export class ProxySecret {
   /** The one before, until all streams have acknowledged the last one. */
   #earlierGood: Offer | undefined;
   #isDirty = false;
+  readonly #changed: () => void;
   #refusedContent: string | undefined;
   #sent: SecretStatus['sent'];
   #acknowledged: SecretStatus['acknowledged'];
   #refused: SecretStatus['refused'];
 
-  constructor(name: string) {
+  /** `changed` is called when it may have come into order or out of it, be open or not any more. */
+  constructor(name: string, changed: () => void) {
     this.name = name;
+    this.#changed = changed;
+    this.askers = new SecretAskers(changed);
   }
 
   get choice(): Choice {
@@ -106,6 +110,7 @@ export class ProxySecret {
     this.#choice = choice;
     if (choice.waitsFor !== 'trust') this.waitingSinceMs = undefined;
     this.askers.setDue(choice.offer?.secret.version);
+    this.#changed();
     const isSame = before.offer?.secret === choice.offer?.secret;
     return !isSame || (before.isAbsent ?? false) !== (choice.isAbsent ?? false);
   }
@@ -120,7 +125,7 @@ export class ProxySecret {
   /** The stream asks for it no more. When none does, Envoy has dropped what it had stored. */
   unsubscribe(stream: DeliveryStream): void {
     this.askers.unsubscribe(stream);
-    if (!this.isAskedFor) this.#isDirty = false;
+    if (!this.isAskedFor) this.#setDirty(false);
   }
 
   /** `secret` is what was chosen; throws `internal` for another one. */
@@ -144,7 +149,7 @@ export class ProxySecret {
     const { version } = offer.secret;
     // What was refused on another stream is no success here.
     if (!this.quarantine.accept(content, salt)) return false;
-    if (version === this.#sent?.version) this.#isDirty = false;
+    if (version === this.#sent?.version) this.#setDirty(false);
     const isNew = this.#lastGood?.content !== content;
     // One stream may acknowledge an older version after another one has the newest.
     if (
@@ -178,7 +183,7 @@ export class ProxySecret {
     this.quarantine.refuse(offer.content, offer.salt, { at, isCulprit });
     this.#refused = { version, atMs: nowMs, error };
     this.#refusedContent = offer.content;
-    if (version === this.#sent?.version) this.#isDirty = true;
+    if (version === this.#sent?.version) this.#setDirty(true);
     if (isCulprit && version === this.#lastGood?.secret.version) {
       this.#lastGood = this.#earlierGood;
       this.#earlierGood = undefined;
@@ -188,7 +193,7 @@ export class ProxySecret {
   /** The stream has gone, and with it what it would have answered. */
   closed(stream: DeliveryStream): void {
     const { unanswered, isSubscribed } = this.askers.close(stream);
-    for (const offer of unanswered) if (this.#doubt(offer) && isSubscribed) this.#isDirty = true;
+    for (const offer of unanswered) if (this.#doubt(offer) && isSubscribed) this.#setDirty(true);
   }
 
   status(): SecretStatus {
@@ -202,6 +207,11 @@ export class ProxySecret {
       held: this.#choice.held,
       isStalled: this.askers.stalled > 0,
     };
+  }
+
+  #setDirty(isDirty: boolean): void {
+    this.#isDirty = isDirty;
+    this.#changed();
   }
 
   /**

@@ -81,19 +81,20 @@ export class Quarantine {
     if (known.verdict === 'sendable' && known.salt < maxSalt) known.salt += 1;
   }
 
-  /** Something else that was not in order since `since` has come into order: it may have been to blame. */
-  absolveSince(since: number): void {
-    for (const content of this.#contents?.values() ?? []) {
-      if (content.refusedAt >= since) retry(content, maxTries.inOrder);
-    }
+  /**
+   * Something else that was not in order since `since` has come into order: it may have been to blame. Returns whether
+   * a verdict is another one now.
+   */
+  absolveSince(since: number): boolean {
+    return this.#absolve(maxTries.inOrder, ({ refusedAt }) => refusedAt >= since);
   }
 
   /**
    * The proxy has taken something else that is new. Even where nothing else seemed to blame it may have been: Envoy
-   * acknowledges a secret unseen until it has all that belong together.
+   * acknowledges a secret unseen until it has all that belong together. Returns whether a verdict is another one now.
    */
-  absolveForSomethingNew(): void {
-    for (const content of this.#contents?.values() ?? []) retry(content, maxTries.somethingNew);
+  absolveForSomethingNew(): boolean {
+    return this.#absolve(maxTries.somethingNew, () => true);
   }
 
   /** How often a content was tried that may be tried again for want of anything better; else undefined. */
@@ -106,7 +107,14 @@ export class Quarantine {
   /** Nothing else can come into order. */
   absolveDoubtful(content: string): void {
     const known = this.#contents?.get(content);
-    if (known !== undefined) retry(known, maxTries.doubtful);
+    if (known !== undefined && isForRetry(known, maxTries.doubtful)) known.verdict = 'retry';
+  }
+
+  #absolve(most: number, isMeant: (content: Content) => boolean): boolean {
+    const contents = [...(this.#contents?.values() ?? [])];
+    const absolved = contents.filter((content) => isForRetry(content, most) && isMeant(content));
+    for (const content of absolved) content.verdict = 'retry';
+    return absolved.length > 0;
   }
 
   #touch(content: string): Content {
@@ -127,6 +135,6 @@ export class Quarantine {
   }
 }
 
-function retry(content: Content, most: number): void {
-  if (content.verdict === 'refused' && content.refusedSalts.size < most) content.verdict = 'retry';
+function isForRetry({ verdict, refusedSalts }: Content, most: number): boolean {
+  return verdict === 'refused' && refusedSalts.size < most;
 }

@@ -9,6 +9,7 @@ export type HeldReason =
   | 'no registration entry'
   | 'not entitled'
   | 'not signed yet'
+  | 'signing failed'
   | 'no bundle yet'
   | 'bundle gone'
   | 'file not read yet';

@@ -71,6 +71,8 @@ export function secretApis(deps: SdsApiDeps): readonly GrpcService[] {
     rawBidi<Buffer, Buffer>((call, context) => {
       attested(context)
         .then(({ caller, connection }) => {
+          // Nobody waits any more: it is to leave no page in the book, and no view with keys in its page.
+          if (context.signal.aborted) return caller.release();
           const delivery = deps.deliveries.of(caller);
           new SdsStream({ call, context }, { settings, variant, caller, connection, delivery }).start();
         })

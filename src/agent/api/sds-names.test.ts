@@ -3,11 +3,12 @@ import { describe, expect, test } from 'vitest';
 import { AppError } from '../../runtime/error.ts';
 import { keyTypes } from '../../x509/signature.ts';
 import {
-  carriesPrivateKey,
   defaultSdsNames,
+  isCertificateName,
   parseSdsNames,
   parseSecretName,
   type SdsNameSettings,
+  type SdsNames,
   wantedKeyTypes,
 } from './sds-names.ts';
 
@@ -28,6 +29,11 @@ const configured = parseSdsNames(
     fileRoots: { 'file-root:system': '/etc/ssl/certs/ca-certificates.crt' },
   }),
 );
+
+function carriesPrivateKey(name: string, names: SdsNames): boolean {
+  const meaning = parseSecretName(name, names);
+  return meaning !== undefined && isCertificateName(meaning);
+}
 
 describe('a secret name', () => {
   const svid = (keyType?: string) => ({

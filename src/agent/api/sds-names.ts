@@ -100,15 +100,9 @@ export function parseSecretName(name: string, names: SdsNames): SecretName | und
   if (mark === -1) return findPlainName(name);
   const base = names.get(name.slice(0, mark)) ?? findPlainName(name.slice(0, mark));
   const keyType = keyTypes.find((type) => name.slice(mark) === `?key=${type}`);
-  return base === undefined || keyType === undefined || !isCertificate(base)
+  return base === undefined || keyType === undefined || !isCertificateName(base)
     ? undefined
     : { ...base, keyType };
-}
-
-/** True when secrets of this name hold a private key. */
-export function carriesPrivateKey(name: string, names: SdsNames): boolean {
-  const meaning = parseSecretName(name, names);
-  return meaning !== undefined && isCertificate(meaning);
 }
 
 /** Those of the names that ask for a kind of key, to be handed to `AttestedCaller.wantKeyTypes`. */
@@ -116,13 +110,14 @@ export function wantedKeyTypes(asked: Iterable<string>, names: SdsNames): readon
   const wanted: WantedKeyType[] = [];
   for (const name of asked) {
     const meaning = name.includes('?') ? parseSecretName(name, names) : undefined;
-    if (meaning === undefined || !isCertificate(meaning) || meaning.keyType === undefined) continue;
+    if (meaning === undefined || !isCertificateName(meaning) || meaning.keyType === undefined) continue;
     wanted.push({ ...meaning, keyType: meaning.keyType });
   }
   return wanted;
 }
 
-function isCertificate(meaning: SecretName): meaning is CertificateName {
+/** True for a name whose secrets hold a private key, false for one of trust. */
+export function isCertificateName(meaning: SecretName): meaning is CertificateName {
   return meaning.kind === 'default-svid' || meaning.kind === 'svid' || meaning.kind === 'hint';
 }
 

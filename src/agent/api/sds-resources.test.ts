@@ -6,7 +6,7 @@ import { testEntry } from '../../testing/registration-entry.ts';
 import { newSdsResources, secretIn, trustIn, viewOf } from '../../testing/sds-resources.ts';
 import { bundleOf, TestTrustDomain } from '../../testing/trust-domain.ts';
 import { parsePemCertificates } from '../../x509/certificate.ts';
-import { emptyView, type HeldSvid, type WorkloadView } from '../workload-view.ts';
+import { emptyView, type HeldSvid, type Identity, type WorkloadView } from '../workload-view.ts';
 import type { Resource, ServedResource } from './resource.ts';
 import { defaultSdsNames, parseSdsNames } from './sds-names.ts';
 import type { SdsResources } from './sds-resources.ts';
@@ -110,6 +110,16 @@ describe('a certificate', () => {
     const resources = newSdsResources();
     expect(resources.resolve('default', view([api, web]))).toEqual({ kind: 'certificate', held: api });
     expect(resources.whyHeld('default', view([api.entry, web]))).toBe('not signed yet');
+  });
+
+  test('that the server did not sign says so, with the kind of key it was asked for', () => {
+    const why = (name: string, identity: Identity) => newSdsResources().whyHeld(name, view([identity]));
+    const unsigned = new Set(['ec-p256', 'rsa-2048'] as const);
+    const identity = { entry: web.entry, svid: undefined, variants: new Map(), hint: '', unsigned };
+    expect(why('default', identity)).toBe('signing failed');
+    expect(why('default?key=rsa-2048', identity)).toBe('signing failed');
+    expect(why('default?key=ec-p384', identity)).toBe('not signed yet');
+    expect(why('default', { ...identity, svid: web })).toBeUndefined();
   });
 
   test('comes from any entry of its SPIFFE ID that is signed', () => {

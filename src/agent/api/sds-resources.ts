@@ -4,14 +4,21 @@ import type { Observable } from '../../runtime/observable.ts';
 import type { Clock } from '../../runtime/time.ts';
 import type { Bundle } from '../../spiffe/bundle.ts';
 import type { TrustDomain } from '../../spiffe/spiffe-id.ts';
-import { chosenIdentities, findHeldSvid, type HeldSvid, type WorkloadView } from '../workload-view.ts';
+import type { KeyType } from '../../x509/signature.ts';
+import {
+  chosenIdentities,
+  findHeldSvid,
+  type HeldSvid,
+  type Identity,
+  type WorkloadView,
+} from '../workload-view.ts';
 import type { FileRoots } from './file-roots.ts';
 import { foreignText } from './foreign-text.ts';
 import { Preflight } from './preflight.ts';
 import type { CertificateResource, HeldReason, Resource, ServedResource } from './resource.ts';
 import {
   type CertificateName,
-  carriesPrivateKey,
+  isCertificateName,
   parseSecretName,
   type SdsNames,
   type SecretName,
@@ -28,6 +35,7 @@ const starting = held('agent is starting');
 const noEntry = held('no registration entry', { isAbsent: true });
 const notEntitled = held('not entitled', { isAbsent: true });
 const notSigned = held('not signed yet');
+const signingFailed = held('signing failed');
 const noBundle = held('no bundle yet');
 const bundleGone = held('bundle gone', { isAbsent: true });
 const notRead = held('file not read yet');
@@ -149,7 +157,8 @@ export class SdsResources {
       if (found === undefined) return resource;
       problem ??= found;
     }
-    return problem === undefined ? notSigned : { kind: 'unfit', problem };
+    if (problem !== undefined) return { kind: 'unfit', problem };
+    return entitled.some((identity) => isUnsigned(identity, wanted.keyType)) ? signingFailed : notSigned;
   }
 
   #trusted(wanted: TrustName, view: WorkloadView, flavour: ValidatorFlavour): Resource {
@@ -219,7 +228,7 @@ export class SdsResources {
       new AppError('internal', `secret "${foreignText(name)}" is not sent: ${problem}`);
     const wanted = parseSecretName(name, this.names);
     if (wanted === undefined) throw refused('nobody is served this name');
-    if (carriesPrivateKey(name, this.names) !== (resource.kind === 'certificate')) {
+    if (isCertificateName(wanted) !== (resource.kind === 'certificate')) {
       throw refused(`the name is not one of a ${resource.kind} secret`);
     }
     const value = secretBytes(name, resource, salt);
@@ -241,8 +250,10 @@ function held(reason: HeldReason, { isAbsent = false } = {}): Resource {
   return { kind: 'held', reason, isAbsent };
 }
 
-function isCertificateName(name: SecretName): name is CertificateName {
-  return name.kind === 'default-svid' || name.kind === 'svid' || name.kind === 'hint';
+/** The server was asked for the one that is missing, and did not sign it. */
+function isUnsigned({ svid, unsigned }: Identity, keyType: KeyType | undefined): boolean {
+  if (unsigned === undefined) return false;
+  return keyType === undefined ? svid === undefined : unsigned.has(keyType);
 }
 
 function bundlesOf({ bundle, federatedBundles }: WorkloadView): readonly Bundle[] {

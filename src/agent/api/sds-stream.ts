@@ -90,14 +90,10 @@ export class SdsStream {
     this.#read = reader(this.#session);
   }
 
-  /** Serves until the call is over, then releases the caller's view. */
+  /** Serves until the call is over, which it must not be yet, then releases the caller's view. */
   start(): void {
     const { signal } = this.#context;
     const { caller, delivery, connection, variant } = this.#parts;
-    if (signal.aborted) {
-      caller.release();
-      return;
-    }
     const changed = () => this.#step(() => this.#worldChanged());
     const books = delivery.open(connection, {
       protocol: variant.protocol,
@@ -263,10 +259,11 @@ export class SdsStream {
     const unknown = asked.filter((name) => name !== '' && parseSecretName(name, names) === undefined);
     // At the start nothing else is known yet; it is looked at again with the next view.
     for (const name of caller.view.value.isSynced ? [...unknown, ...this.#session.held()] : unknown) {
-      const resource = foreignText(name);
-      if (heldNames.has(resource) || heldNames.size >= maxHeldNamesLogged) continue;
       const reason = delivery.whyHeld(name);
       if (reason === undefined || ownReasons.has(reason)) continue;
+      const resource = foreignText(name);
+      if (heldNames.has(resource)) continue;
+      if (heldNames.size >= maxHeldNamesLogged) return;
       heldNames.add(resource);
       const fields = { ...this.#proxy(), resource, reason };
       this.#context.limitedLog.write('info', fields, 'secret held; it is sent once it is there');

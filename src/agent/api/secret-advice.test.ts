@@ -58,6 +58,7 @@ describe('a secret that is held', () => {
     { name: 'file-cert:/x', held: 'unknown name', says: 'default, ROOTCA, ALL, frontend-cert' },
     { name: 'default', held: 'agent is starting', says: 'signet health --role agent' },
     { name: 'default', held: 'not signed yet', says: 'signet health --role agent' },
+    { name: 'default', held: 'signing failed', says: 'signet health --role agent' },
     { name: 'ALL', held: 'no bundle yet', says: 'signet health --role agent' },
     { name: 'spiffe://other.org', held: 'bundle gone', says: 'signet bundle set' },
     { name: 'file-root:system', held: 'file not read yet', says: 'sds.fileRoots' },

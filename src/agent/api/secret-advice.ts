@@ -27,6 +27,8 @@ const adviceForHeld: Readonly<Record<HeldReason, Advise>> = {
   'not entitled': (_, meaning, context) =>
     meaning?.kind === 'bundle' ? federate(meaning.trustDomain) : register(meaning, context),
   'not signed yet': () => `it is sent once it is signed; ${health}`,
+  'signing failed': () =>
+    'the server does not sign it, and is asked again and again; `signet health --role agent` says why',
   'no bundle yet': () => `it is sent once the server has told it; ${health}`,
   'bundle gone': () =>
     '`signet bundle list` says which bundles the server has, `signet bundle set` gives it one',

@@ -8,16 +8,21 @@ interface Asker {
   acknowledged: string | undefined;
   /** Oldest first. */
   readonly unanswered: Offer[];
+  /** Versions sent before these, whose answers may still come and mean nothing any more. Oldest first. */
+  forgotten: readonly string[];
   waitingSinceMs: number;
   isStalled: boolean;
 }
 
 /** A client that answers none gets no further than this with one name. */
 const maxUnanswered = 4;
+const maxForgotten = 16;
+const none: readonly string[] = [];
 
 /** The streams of a proxy that ask for one name: what each was sent and has not answered. Counts are kept, so that they cost nothing. */
 export class SecretAskers {
   readonly #askers = new Map<DeliveryStream, Asker>();
+  readonly #changed: () => void;
   /** The version that all who ask for it are to have. */
   #due: string | undefined;
   #subscribed = 0;
@@ -25,6 +30,11 @@ export class SecretAskers {
   #open = 0;
   #awaited = 0;
   #stalled = 0;
+
+  /** `changed` is called when one of the counts may be another. */
+  constructor(changed: () => void) {
+    this.#changed = changed;
+  }
 
   get size(): number {
     return this.#askers.size;
@@ -74,6 +84,7 @@ export class SecretAskers {
     this.#due = version;
     [this.#subscribed, this.#unanswered, this.#open, this.#awaited, this.#stalled] = [0, 0, 0, 0, 0];
     for (const asker of this.#askers.values()) this.#tally(asker, 1);
+    this.#changed();
   }
 
   subscribe(stream: DeliveryStream): void {
@@ -84,10 +95,11 @@ export class SecretAskers {
       });
       return;
     }
-    const state = { acknowledged: undefined, unanswered: [], waitingSinceMs: 0, isStalled: false };
-    const added: Asker = { isSubscribed: true, ...state };
+    const state = { acknowledged: undefined, unanswered: [], forgotten: none, waitingSinceMs: 0 };
+    const added: Asker = { isSubscribed: true, isStalled: false, ...state };
     this.#askers.set(stream, added);
     this.#tally(added, 1);
+    this.#changed();
   }
 
   unsubscribe(stream: DeliveryStream): void {
@@ -108,7 +120,11 @@ export class SecretAskers {
       asker.unanswered.push(offer);
       asker.acknowledged = undefined;
     });
-    return asker.unanswered.length > maxUnanswered ? asker.unanswered.shift() : undefined;
+    const oldest = asker.unanswered.length > maxUnanswered ? asker.unanswered.shift() : undefined;
+    if (oldest !== undefined) {
+      asker.forgotten = [...asker.forgotten, oldest.secret.version].slice(-maxForgotten);
+    }
+    return oldest;
   }
 
   /** Takes an answer, and with it those that are missing to what was sent before; undefined when it was not sent. */
@@ -117,9 +133,17 @@ export class SecretAskers {
     { version, isAcknowledged }: { readonly version: string; readonly isAcknowledged: boolean },
   ): Offer | undefined {
     const asker = this.#askers.get(stream);
-    const index = asker?.unanswered.findIndex(({ secret }) => secret.version === version) ?? -1;
-    const offer = asker?.unanswered[index];
-    if (asker === undefined || offer === undefined) return undefined;
+    if (asker === undefined) return undefined;
+    // The same version may have been sent again since: answers come in order, so that this is the one to the first.
+    const passed = asker.forgotten.indexOf(version);
+    if (passed !== -1) {
+      asker.forgotten = asker.forgotten.slice(passed + 1);
+      return undefined;
+    }
+    const index = asker.unanswered.findIndex(({ secret }) => secret.version === version);
+    const offer = asker.unanswered[index];
+    if (offer === undefined) return undefined;
+    asker.forgotten = none;
     this.#change(asker, () => {
       asker.unanswered.splice(0, index + 1);
       asker.isStalled = false;
@@ -142,6 +166,7 @@ export class SecretAskers {
     if (asker === undefined) return { unanswered: [], isSubscribed: false };
     this.#tally(asker, -1);
     this.#askers.delete(stream);
+    this.#changed();
     return asker;
   }
 
@@ -173,6 +198,7 @@ export class SecretAskers {
     this.#tally(asker, -1);
     change();
     this.#tally(asker, 1);
+    this.#changed();
   }
 
   #tally(asker: Asker, by: 1 | -1): void {

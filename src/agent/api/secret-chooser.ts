@@ -37,6 +37,8 @@ export class SecretChooser {
   readonly #gated = new Set<ProxySecret>();
   /** Those with refused contents. */
   readonly #troubled = new Set<ProxySecret>();
+  /** Those to which something has happened since they were chosen. */
+  readonly #touched = new Set<ProxySecret>();
   /** The one refused content that is tried again now. */
   #trial: { readonly secret: ProxySecret; readonly content: string } | undefined;
   /** A leaf was refused before any bundle was acknowledged (envoy#42438). */
@@ -73,16 +75,30 @@ export class SecretChooser {
     this.#chooseAll((secret) => this.#deps.changed(secret));
   }
 
-  /** After something that the proxy said or did: others may depend on it. */
+  /**
+   * After something that the proxy said or did: others may depend on it. Only those are chosen anew for which it can
+   * make a difference, since there may be thousands, and as many answers.
+   */
   reconsider(): void {
+    const touched = [...this.#touched].filter((one) => this.#gated.has(one) || this.#troubled.has(one));
+    this.#touched.clear();
     if (this.#gated.size === 0 && this.#troubled.size === 0) return;
-    const affected = [...this.#gated, ...[...this.#troubled].filter((secret) => !this.#gated.has(secret))];
-    this.#chooseTogether(affected, (secret) => this.#deps.changed(secret));
+    this.#chooseTogether(touched, (secret) => this.#deps.changed(secret));
   }
 
-  /** Chooses names that only one stream asks for, which knows that it does. */
+  /** After some time: `wakeWithin` is forgotten once it was kept. */
+  woken(): void {
+    this.refresh();
+    this.reconsider();
+    const leftMs = this.#validUntilMs - this.#deps.clock.now();
+    if (Number.isFinite(leftMs)) this.#deps.wakeWithin(leftMs);
+  }
+
+  /** Chooses names that a stream asks for now, which knows that it does. Others that ask for them may not. */
   chooseAdded(secrets: readonly ProxySecret[]): void {
-    this.#chooseThese(secrets, () => undefined);
+    this.#chooseThese(secrets, (secret) => {
+      if (secret.askers.subscribed > 1) this.#deps.changed(secret);
+    });
   }
 
   /** Chooses these names. */
@@ -93,6 +109,7 @@ export class SecretChooser {
   forget(secret: ProxySecret): void {
     this.#gated.delete(secret);
     this.#troubled.delete(secret);
+    this.#touched.delete(secret);
     this.#toRepeat.delete(secret);
   }
 
@@ -105,6 +122,7 @@ export class SecretChooser {
     const wasInOrder = secret.isInOrder;
     const at = this.#nextEvent();
     change();
+    this.#touched.add(secret);
     if (wasInOrder) {
       if (!secret.isInOrder) secret.outOfOrderSince = at;
       return;
@@ -112,23 +130,30 @@ export class SecretChooser {
     if (!secret.isInOrder) return;
     if (this.#toRepeat.has(secret)) this.#repeat(secret);
     for (const other of this.#troubled) {
-      if (other !== secret) other.quarantine.absolveSince(secret.outOfOrderSince);
+      if (other !== secret && other.quarantine.absolveSince(secret.outOfOrderSince)) this.#touched.add(other);
     }
   }
 
   acknowledged(secret: ProxySecret, isNew: boolean): void {
-    if (isNew)
-      for (const other of this.#troubled) if (other !== secret) other.quarantine.absolveForSomethingNew();
+    for (const other of isNew ? this.#troubled : []) {
+      if (other !== secret && other.quarantine.absolveForSomethingNew()) this.#touched.add(other);
+    }
     if (secret.kind === 'certificate' && this.#isTrustToBeRepeated) this.#repeatTrust();
   }
 
   refused(secret: ProxySecret, offer: Offer, error: string): void {
-    const all = [...this.#deps.ledger.all()];
-    const isCulprit = all.every((other) => other === secret || other.isInOrder);
-    const isTrusted = all.some((other) => other.kind === 'trust' && other.isAcknowledged);
-    if (secret.kind === 'certificate' && !isTrusted) this.#isTrustToBeRepeated = true;
+    const isCulprit = !this.#deps.ledger.isOutOfOrderBut(secret);
+    if (secret.kind === 'certificate' && !this.#isTrusted()) this.#isTrustToBeRepeated = true;
     secret.refused(offer, { at: this.#nextEvent(), nowMs: this.#deps.clock.now(), error, isCulprit });
     this.#troubled.add(secret);
+  }
+
+  /** The proxy has acknowledged some trust. */
+  #isTrusted(): boolean {
+    for (const { kind, isAcknowledged } of this.#deps.ledger.all()) {
+      if (kind === 'trust' && isAcknowledged) return true;
+    }
+    return false;
   }
 
   /** Other bytes of the same trust revive the listeners that a refused leaf has left dead. */
@@ -154,17 +179,18 @@ export class SecretChooser {
   #chooseAll(tell: (secret: ProxySecret) => void): void {
     this.#chosenFor = this.#view.value;
     this.#validUntilMs = Number.POSITIVE_INFINITY;
+    this.#touched.clear();
     this.#chooseTogether([...this.#deps.ledger.all()], tell);
   }
 
-  /** All that depend on each other. */
+  /** These, and those that may have waited for them. */
   #chooseTogether(secrets: readonly ProxySecret[], tell: (secret: ProxySecret) => void): void {
     const wanted = secrets.filter(({ isAskedFor }) => isAskedFor);
     this.#chooseThese(wanted, tell);
-    // Whether it is their turn shows only when all others are chosen.
-    const waiting = wanted.filter(({ choice }) => choice.waitsFor === 'turn');
-    for (const secret of waiting) this.#chooseOne(secret, this.resolve(secret.name), tell);
-    for (const secret of this.#troubled) if (!secret.quarantine.hasRefusals) this.#troubled.delete(secret);
+    // Whether their time has come shows only when the others are chosen.
+    const waiting = [...this.#gated].filter((secret) => secret.isAskedFor && this.#mayGo(secret));
+    this.#chooseThese(waiting, tell);
+    for (const secret of secrets) if (!secret.quarantine.hasRefusals) this.#troubled.delete(secret);
     this.#startTrial(tell);
   }
 
@@ -197,9 +223,16 @@ export class SecretChooser {
       onWithdraw: this.#deps.onWithdraw,
       nowMs: this.#deps.clock.now(),
       isOnTrial: (secret, content) => this.#isOnTrial(secret) && this.#trial?.content === content,
-      isBusyElsewhere: (secret) => this.#isBusyBut(secret) || this.#isLastInTheWay(secret),
+      isBusyElsewhere: (secret) => this.#deps.ledger.isBusyBut(secret) || this.#isLastInTheWay(secret),
       leafWaitMs: (secret, has) => this.#leafWaitMs(secret, has),
     };
+  }
+
+  /** False when what it waits for has certainly not come. Times that are over are no matter of answers. */
+  #mayGo(secret: ProxySecret): boolean {
+    const { ledger } = this.#deps;
+    if (secret.choice.waitsFor === 'turn') return !ledger.isBusyBut(secret);
+    return secret.known === undefined || !ledger.isTrustOpenBut();
   }
 
   #leafWaitMs(secret: ProxySecret, has: ServedResource | undefined): number {
@@ -207,31 +240,17 @@ export class SecretChooser {
     secret.waitingSinceMs ??= monotonicMs;
     return leafWaitMs({
       has: has?.kind === 'certificate' ? has.held.svid : undefined,
-      isTrustOpen: this.#isTrustOpenBut(undefined),
+      isTrustOpen: this.#deps.ledger.isTrustOpenBut(),
       isConnectionOpen: has === undefined && this.#deps.isConnectionOpen(secret),
       waitedMs: monotonicMs - secret.waitingSinceMs,
       nowMs: this.#deps.clock.now(),
     });
   }
 
-  #isTrustOpenBut(secret: ProxySecret | undefined): boolean {
-    for (const other of this.#deps.ledger.all()) {
-      if (other !== secret && other.kind === 'trust' && other.askers.open > 0) return true;
-    }
-    return false;
-  }
-
   /** Certificates wait for trust, and this is all the trust they would have to wait for. */
   #isLastInTheWay(secret: ProxySecret): boolean {
     const isWaiting = [...this.#gated].some((other) => other !== secret && other.choice.waitsFor === 'trust');
-    return isWaiting && !this.#isTrustOpenBut(secret);
-  }
-
-  /** Something is due to the proxy or not answered, on streams that answer at all. */
-  #isBusyBut(secret: ProxySecret | undefined): boolean {
-    for (const other of this.#deps.ledger.all())
-      if (other !== secret && other.askers.awaited > 0) return true;
-    return false;
+    return isWaiting && !this.#deps.ledger.isTrustOpenBut(secret);
   }
 
   /** One at a time, and only while nothing else is under way: else it would not be known what the answer is about. */
@@ -241,7 +260,7 @@ export class SecretChooser {
       return;
     this.#trial = undefined;
     if (troubled.length === 0) return;
-    if (this.#isBusyBut(undefined)) return;
+    if (this.#deps.ledger.isBusyBut()) return;
     const next = firstTrustOf(troubled.filter(({ choice }) => choice.retry)) ?? this.#doubtful(troubled);
     const content = next?.choice.retry;
     if (next === undefined || content === undefined) return;
