@@ -9,6 +9,7 @@ import { startMesh } from './support/mesh.ts';
 import { describeWith } from './support/parts.ts';
 import { SignetAgent, SignetServer } from './support/signet.ts';
 import { testSandbox } from './support/test-sandbox.ts';
+import { callOverTls } from './support/tls-peer.ts';
 
 /** The making of an RSA-4096 key takes a second, and many on a busy machine when luck is bad. */
 const patience = { timeoutMs: 90_000 };
@@ -76,4 +77,26 @@ describeWith({ envoy: true, linux: true }, 'a mesh', () => {
       );
     },
   );
+
+  it('works with P-384 and nothing else, from the root to the key exchange', async () => {
+    const keyType: KeyType = 'ec-p384';
+    const tlsParams = { ecdh_curves: ['P-384'], signature_algorithms: ['ecdsa_secp384r1_sha384'] };
+    const { server, sidecars } = await startMesh(await testSandbox(), {
+      server: { authority: { caKeyType: keyType } },
+      agent: { svid: { keyType } },
+      tlsParams,
+    });
+    for (const [envoy, scope] of [
+      [sidecars.backend, /^listener\..*\.ssl\.(curves|sigalgs)\./],
+      [sidecars.frontend, /^cluster\.backend\.ssl\.(curves|sigalgs)\./],
+    ] as const) {
+      const used = [...(await envoy.stats(scope)).keys()].map((name) => name.replace(/^.*\.ssl\./, ''));
+      expect(used.toSorted()).toEqual(['curves.P-384', 'sigalgs.ecdsa_secp384r1_sha384']);
+    }
+    // A client that cannot sign with P-384 has no certificate for the same listener.
+    const identity = await server.mint('spiffe://example.org/frontend', { ttlSeconds: 600 });
+    await expect(callOverTls({ port: sidecars.inboundPort, identity })).rejects.toMatchObject({
+      code: expect.stringMatching(/ALERT_CERTIFICATE_REQUIRED$/),
+    });
+  });
 });

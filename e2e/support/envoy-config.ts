@@ -49,6 +49,8 @@ export interface SidecarSettings {
   readonly certificateName?: string;
   /** SPIFFE IDs in the place of others, such as the caller that is let in. */
   readonly ids?: Readonly<Record<string, string>>;
+  /** `tls_params` of every TLS context, besides the versions that are in them. */
+  readonly tlsParams?: object;
   /** How long Envoy waits for the secrets before it opens its ports; `0s` is for ever. */
   readonly initialFetchTimeout?: string;
   /** True: a new mTLS connection, and so a handshake, for every request of the frontend. */
@@ -126,7 +128,7 @@ export function withFetchTimeout<T>(part: T, initialFetchTimeout: string): T {
 
 /** A file of `envoy-configs/`, with what `settings` say in the place of its literals. */
 function readShipped(name: string, settings: SidecarSettings): unknown {
-  const { ids = {}, initialFetchTimeout, certificateName, version = '1.40' } = settings;
+  const { ids = {}, initialFetchTimeout, certificateName, tlsParams = {}, version = '1.40' } = settings;
   const text = readFileSync(`${checkout}envoy-configs/${name}.yaml`, 'utf8');
   const config = replaceValues(parse(text), (key, value) => {
     if (key === 'initial_fetch_timeout' && initialFetchTimeout !== undefined) return initialFetchTimeout;
@@ -134,6 +136,7 @@ function readShipped(name: string, settings: SidecarSettings): unknown {
     return typeof value === 'string' ? (ids[value] ?? value) : value;
   });
   allowLongAnswers(config);
+  addTlsParams(config, tlsParams);
   return version === '1.40' ? config : withoutFields(config, newerFields);
 }
 
@@ -167,6 +170,14 @@ function allowLongAnswers(value: unknown): void {
   if (typeof value !== 'object' || value === null) return;
   if ('route' in value && typeof value.route === 'object') value.route = { ...value.route, timeout: '0s' };
   for (const inner of Object.values(value)) allowLongAnswers(inner);
+}
+
+function addTlsParams(value: unknown, params: object): void {
+  if (typeof value !== 'object' || value === null) return;
+  if ('tls_params' in value && typeof value.tls_params === 'object') {
+    value.tls_params = { ...value.tls_params, ...params };
+  }
+  for (const inner of Object.values(value)) addTlsParams(inner, params);
 }
 
 /** A deep copy with every value that is no list and no object replaced. */

@@ -19,6 +19,7 @@ export interface SidecarOptions {
   /** Of the Envoys that `who` runs. */
   readonly version?: EnvoyVersion;
   readonly initialFetchTimeout?: string;
+  readonly tlsParams?: object;
   readonly oneRequestPerConnection?: boolean;
 }
 

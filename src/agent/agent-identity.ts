@@ -15,7 +15,7 @@ import { AgentStanding, reactionTo } from './agent-standing.ts';
 import type { Bootstrap } from './bootstrap.ts';
 import { type AgentKeyId, agentKeyIds, IdentityFile } from './identity-file.ts';
 import { checkIssued, type Issued, readStored } from './issued-svid.ts';
-import { isBelowTainted } from './tainted-svids.ts';
+import { isDistrusted } from './tainted-svids.ts';
 
 /** The agent's own identity and the bundle by which it trusts the server. */
 export interface AgentIdentityState {
@@ -124,7 +124,7 @@ export class AgentIdentity implements Service {
       const state = this.#deps.state.value;
       if (state === undefined || state.bundle.equals(bundle)) return;
       await this.#store({ ...state, bundle }, this.#keyId);
-      // It may call tainted what has signed this identity.
+      // It may distrust what has signed this identity.
       this.#wakeUp();
     });
   }
@@ -135,7 +135,7 @@ export class AgentIdentity implements Service {
     const isDue =
       state.value === undefined ||
       this.#standing.refusal !== undefined ||
-      isBelowTainted(state.value.svid, state.value.bundle, nowMs);
+      isDistrusted(state.value.svid, state.value.bundle, nowMs);
     return isDue ? 0 : this.#renewAtMs - nowMs;
   }
 

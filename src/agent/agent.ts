@@ -49,7 +49,8 @@ export async function runAgent(
 ): Promise<void> {
   const { trustDomain, clock, log } = parts;
   const state = new Observable<AgentIdentityState | undefined>(undefined);
-  const connection = new ServerConnection({ address: config.server, trustDomain, identity: state, clock });
+  const { server: address, tls } = config;
+  const connection = new ServerConnection({ address, ...tls, trustDomain, identity: state, clock });
   const cache = new SvidCache({ clock, keyType: config.svid.keyType });
   const identity = new AgentIdentity({
     trustDomain,
@@ -90,6 +91,7 @@ export async function runAgent(
       identityProblem: identity.problem,
       bannedId: identity.bannedId,
       sync: sync.status,
+      keyExchange: connection.keyExchange,
       entries: cache.entries.size,
       held: [...cache.entries.keys()].filter((id) => cache.findSvid(id) !== undefined).length,
       sharedRefusals: secrets.book.sharedRefusals(),

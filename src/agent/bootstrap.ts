@@ -10,6 +10,10 @@ import { X509Svid } from '../spiffe/x509-svid.ts';
 import { type Certificate, parsePemCertificates } from '../x509/certificate.ts';
 import type { AgentConfig } from './config.ts';
 
+/** What of the configuration decides how the server is met. */
+type BootstrapConfig = Pick<AgentConfig, 'server' | 'trustBundle' | 'insecureBootstrap'> &
+  Partial<Pick<AgentConfig, 'tls'>>;
+
 /** A connection for attestation, without a client certificate. */
 export interface Contact {
   readonly client: ServerClient;
@@ -22,14 +26,10 @@ export interface Contact {
  */
 export class Bootstrap {
   readonly #trustDomain: TrustDomain;
-  readonly #config: Pick<AgentConfig, 'server' | 'trustBundle' | 'insecureBootstrap'>;
+  readonly #config: BootstrapConfig;
   readonly #clock: Clock;
 
-  constructor(
-    trustDomain: TrustDomain,
-    config: Pick<AgentConfig, 'server' | 'trustBundle' | 'insecureBootstrap'>,
-    clock: Clock,
-  ) {
+  constructor(trustDomain: TrustDomain, config: BootstrapConfig, clock: Clock) {
     this.#trustDomain = trustDomain;
     this.#config = config;
     this.#clock = clock;
@@ -60,7 +60,11 @@ export class Bootstrap {
   }
 
   #contact(verifyServer: (chain: readonly Certificate[]) => void): Contact {
-    const channel = tlsChannel({ address: this.#config.server, tls: { verifyServer } });
+    const { server, tls } = this.#config;
+    const channel = tlsChannel({
+      address: server,
+      tls: { verifyServer, postQuantum: tls?.postQuantum ?? 'prefer' },
+    });
     return { client: new ServerClient(channel), close: () => channel.close() };
   }
 

@@ -20,6 +20,7 @@ describe('an agent configuration', () => {
       insecureBootstrap: false,
       workloadSocket: '/run/signet/agent/api.sock',
       adminSocket: '/run/signet/agent-admin/admin.sock',
+      tls: { postQuantum: 'prefer' },
       keyManager: { disk: {} },
       workloadAttestors: { unix: {} },
       requirePeerPidfd: false,

@@ -4,6 +4,7 @@ import { duration } from '../runtime/config-file.ts';
 import { errorText } from '../runtime/error.ts';
 import { findHostPort, hostPortRule } from '../runtime/host-port.ts';
 import { logSettings } from '../runtime/log-settings.ts';
+import { tlsSettings } from '../runtime/tls-settings.ts';
 import { TrustDomain } from '../spiffe/spiffe-id.ts';
 import { keyTypes } from '../x509/signature.ts';
 
@@ -145,6 +146,7 @@ export const agentConfigSchema = z
       .string()
       .refine((text) => (findHostPort(text)?.port ?? 0) > 0, hostPortRule)
       .describe('HOST:PORT of the server.'),
+    tls: tlsSettings.describe('TLS to the server; always 1.3.'),
     trustBundle: trustBundle.optional().describe('How the server is trusted at the first contact.'),
     insecureBootstrap: z
       .boolean()

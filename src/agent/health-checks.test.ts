@@ -7,6 +7,7 @@ const status: AgentStatus = {
   svid: undefined,
   identityProblem: undefined,
   bannedId: undefined,
+  keyExchange: undefined,
   sync: {
     lastSyncMs: undefined,
     problems: { sync: undefined, signing: undefined },

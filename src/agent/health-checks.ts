@@ -13,6 +13,8 @@ export interface AgentStatus {
   /** Who an administrator has banned. */
   readonly bannedId: SpiffeId | undefined;
   readonly sync: SyncStatus;
+  /** Of the newest connection to the server, such as `X25519MLKEM768`. */
+  readonly keyExchange: string | undefined;
   /** Registered for this node, and of these with a certificate. */
   readonly entries: number;
   readonly held: number;
@@ -55,13 +57,15 @@ function identityCheck({ svid, identityProblem, bannedId, nowMs }: AgentStatus):
   };
 }
 
-function serverCheck({ sync, nowMs, intervalMs }: AgentStatus): HealthCheck {
+function serverCheck({ sync, keyExchange, nowMs, intervalMs }: AgentStatus): HealthCheck {
   const { lastSyncMs, problems } = sync;
   const isFresh = lastSyncMs !== undefined && nowMs - lastSyncMs < 3 * intervalMs + 5_000;
+  const isConnected = isFresh && problems.sync === undefined;
+  const over = isConnected && keyExchange !== undefined ? `, key exchange ${keyExchange}` : '';
   const known =
     lastSyncMs === undefined
       ? 'never in sync with the server'
-      : `last in sync ${Math.max(0, Math.round((nowMs - lastSyncMs) / 1000))} s ago`;
+      : `last in sync ${Math.max(0, Math.round((nowMs - lastSyncMs) / 1000))} s ago${over}`;
   return {
     name: 'server',
     state: isFresh ? 'ok' : lastSyncMs === undefined ? 'not-ready' : 'degraded',

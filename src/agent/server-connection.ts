@@ -4,12 +4,15 @@ import { type ClientChannel, tlsChannel } from '../rpc/grpc-client.ts';
 import { AppError } from '../runtime/error.ts';
 import type { Observable } from '../runtime/observable.ts';
 import type { Clock } from '../runtime/time.ts';
+import type { PostQuantum } from '../runtime/tls-settings.ts';
 import type { TrustDomain } from '../spiffe/spiffe-id.ts';
 import type { Certificate } from '../x509/certificate.ts';
 import type { AgentIdentityState } from './agent-identity.ts';
 
 interface Deps {
   readonly address: string;
+  /** `prefer` unless given. */
+  readonly postQuantum?: PostQuantum;
   readonly trustDomain: TrustDomain;
   readonly identity: Observable<AgentIdentityState | undefined>;
   readonly clock: Clock;
@@ -21,9 +24,15 @@ export class ServerConnection {
   #open:
     | { readonly serial: string; readonly channel: ClientChannel; readonly client: ServerClient }
     | undefined;
+  #keyExchange: string | undefined;
 
   constructor(deps: Deps) {
     this.#deps = deps;
+  }
+
+  /** The key exchange of the newest connection, such as `X25519MLKEM768`. */
+  get keyExchange(): string | undefined {
+    return this.#keyExchange;
   }
 
   /** A client that presents the current identity; throws `unavailable` while there is none. */
@@ -36,6 +45,10 @@ export class ServerConnection {
       const channel = tlsChannel({
         address: this.#deps.address,
         tls: {
+          postQuantum: this.#deps.postQuantum ?? 'prefer',
+          onKeyExchange: (group) => {
+            this.#keyExchange = group;
+          },
           verifyServer: (chain) => this.#verify(chain),
           certificateChainPem: state.svid.chain.map((c) => c.toPem()).join(''),
           privateKeyPem: state.privateKeyPem,

@@ -243,6 +243,7 @@ describe('a configuration', () => {
     const { code, stdout } = await check(role, settings);
     expect(code).toBe(exitCodes.done);
     expect(stdout).toContain(`ok: ${role} of example.org`);
+    expect(stdout).toContain(', post-quantum key exchange: prefer\n');
   });
 
   it.each([
@@ -258,6 +259,11 @@ describe('a configuration', () => {
       name: 'two equal SDS names',
       change: { sds: { names: { ownBundle: 'a', allBundles: 'a' } } },
       says: 'sds.names.ownBundle',
+    },
+    {
+      name: 'a key exchange that is none of the three',
+      change: { tls: { postQuantum: 'always' } },
+      says: 'config.yaml: tls.postQuantum',
     },
   ])('of an agent with $name is found out without starting it', async ({ change, says }) => {
     const { code, stderr } = await check('agent', { ...agent, ...change });

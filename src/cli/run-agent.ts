@@ -3,8 +3,10 @@ import { runAgent } from '../agent/agent.ts';
 import { parseSdsNames } from '../agent/api/sds-names.ts';
 import { type AgentConfig, agentConfigSchema } from '../agent/config.ts';
 import { agentKeyManagers, agentNodeAttestors, workloadAttestors } from '../plugins/builtin.ts';
+import { KeyExchange } from '../rpc/key-exchange.ts';
 import { availableIdentification } from '../rpc/peer-process.ts';
 import { readConfigFile } from '../runtime/config-file.ts';
+import { forbidCoreDumps } from '../runtime/core-dumps.ts';
 import { AppError } from '../runtime/error.ts';
 import type { Logger } from '../runtime/log.ts';
 import { loggerOf } from '../runtime/log-settings.ts';
@@ -21,6 +23,7 @@ export function runCommand(): Command {
   return command('run', 'run the agent until it is stopped', 'signet agent run --config agent.yaml')
     .requiredOption('--config <file>', 'the configuration file')
     .action(async (options: { config: string }) => {
+      forbidCoreDumps();
       const config = await readConfigFile(options.config, agentConfigSchema);
       const log = loggerOf(config.log);
       logProcessWarnings({ log, clock: systemClock });
@@ -38,8 +41,8 @@ export function checkCommand(): Command {
     .requiredOption('--config <file>', 'the configuration file')
     .action(async (options: { config: string }) => {
       const config = await readConfigFile(options.config, agentConfigSchema);
-      choose(config, options.config);
-      print(`${options.config}: ok: agent of ${config.trustDomain}, server ${config.server}`);
+      const { keyExchange } = choose(config, options.config);
+      print(`${options.config}: ok: agent of ${config.trustDomain}, server ${config.server}, ${keyExchange}`);
     });
 }
 
@@ -103,6 +106,7 @@ function choose(config: AgentConfig, where: string) {
   TrustDomain.parse(config.trustDomain);
   parseSdsNames(config.sds, `${where}: sds`);
   return {
+    keyExchange: new KeyExchange(config.tls.postQuantum),
     nodeAttestor: choosePlugin(config.nodeAttestor, agentNodeAttestors, `${where}: nodeAttestor`),
     keyManager: choosePlugin(config.keyManager, agentKeyManagers, `${where}: keyManager`),
     workloadAttestors: choosePlugins(

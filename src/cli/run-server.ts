@@ -1,7 +1,9 @@
 import type { Command } from 'commander';
 import { dataStores, keyManagers, serverNodeAttestors } from '../plugins/builtin.ts';
 import { createJoinToken } from '../plugins/node-attestor/join-token.ts';
+import { KeyExchange } from '../rpc/key-exchange.ts';
 import { readConfigFile } from '../runtime/config-file.ts';
+import { forbidCoreDumps } from '../runtime/core-dumps.ts';
 import type { Logger } from '../runtime/log.ts';
 import { loggerOf } from '../runtime/log-settings.ts';
 import { ensurePrivateDirectory, lockDirectory } from '../runtime/private-file.ts';
@@ -22,6 +24,7 @@ export function serverCommand(): Command {
   const run = command('run', 'run the server until it is stopped', 'signet server run --config server.yaml')
     .requiredOption('--config <file>', 'the configuration file')
     .action(async (options: { config: string }) => {
+      forbidCoreDumps();
       const config = await readServerConfig(options.config);
       const log = loggerOf(config.log);
       logProcessWarnings({ log, clock: systemClock });
@@ -36,9 +39,11 @@ export function serverCommand(): Command {
     .option('--offline', 'look at the configuration only; do not open the key manager')
     .action(async (options: { config: string; offline?: boolean }) => {
       const config = await readServerConfig(options.config);
-      choose(config, options.config);
+      const { keyExchange } = choose(config, options.config);
       const report = options.offline ? undefined : await checkKeyManagers(config, options.config);
-      print(`${options.config}: ok: server of ${config.trustDomain}, listening on ${config.listen}`);
+      print(
+        `${options.config}: ok: server of ${config.trustDomain}, listening on ${config.listen}, ${keyExchange}`,
+      );
       if (report !== undefined) printRecord(report, 'table');
     });
   return noun('server', 'the server: attests nodes, keeps the registry, signs', [run, check]);
@@ -113,6 +118,7 @@ async function readServerConfig(path: string): Promise<ServerConfig> {
 
 function choose(config: ServerConfig, where: string) {
   return {
+    keyExchange: new KeyExchange(config.tls.postQuantum),
     dataStore: choosePlugin(config.dataStore, dataStores, `${where}: dataStore`),
     keyManager: choosePlugin(config.keyManager, keyManagers, `${where}: keyManager`),
     upstream: chooseUpstream(config, where),

@@ -4,6 +4,7 @@ import type { Logger } from '../runtime/log.ts';
 import { LogLimiter } from '../runtime/log-limiter.ts';
 import type { Observable } from '../runtime/observable.ts';
 import { type Clock, systemClock } from '../runtime/time.ts';
+import type { PostQuantum } from '../runtime/tls-settings.ts';
 import { CallRunner } from './call-runner.ts';
 import type { Caller, Connection } from './caller.ts';
 import { type ConnectionGroup, ConnectionTable } from './connections.ts';
@@ -179,6 +180,7 @@ export class GrpcListener {
       readonly verifyClient: VerifyClient;
       readonly handshakeTimeoutMs?: number;
       readonly failures?: FailureBudget;
+      readonly postQuantum?: PostQuantum;
     },
   ): Promise<GrpcListener> {
     const limits = { ...tlsLimits, ...options.limits };

@@ -2,7 +2,9 @@ import { isIP, type Socket } from 'node:net';
 import { type ConnectionOptions, connect, type TLSSocket } from 'node:tls';
 import { CallCredentials, ChannelCredentials } from '@grpc/grpc-js';
 import { AppError } from '../runtime/error.ts';
+import type { PostQuantum } from '../runtime/tls-settings.ts';
 import type { Certificate } from '../x509/certificate.ts';
+import { findNegotiatedGroup, KeyExchange } from './key-exchange.ts';
 import { peerChain } from './peer-chain.ts';
 
 /** How a TLS channel proves itself and whom it believes. PEM; the client certificate is optional. */
@@ -15,6 +17,10 @@ export interface ClientTls {
   readonly certificateChainPem?: string;
   /** PKCS#8. */
   readonly privateKeyPem?: string;
+  /** `prefer` unless given. */
+  readonly postQuantum?: PostQuantum;
+  /** Told with each connection which key exchange it has, such as `X25519MLKEM768`; undefined when Node does not tell. */
+  readonly onKeyExchange?: (group: string | undefined) => void;
 }
 
 type SecureConnector = ReturnType<ChannelCredentials['_createSecureConnector']>;
@@ -25,11 +31,14 @@ const handshakeTimeoutMs = 10_000;
 export class SpiffeTlsCredentials extends ChannelCredentials {
   readonly #host: string;
   readonly #tls: ClientTls;
+  readonly #keyExchange: KeyExchange;
 
+  /** Throws `failed-precondition` when `tls.postQuantum` asks for what OpenSSL lacks. */
   constructor(host: string, tls: ClientTls) {
     super();
     this.#host = host;
     this.#tls = tls;
+    this.#keyExchange = new KeyExchange(tls.postQuantum ?? 'prefer');
   }
 
   override _isSecure(): boolean {
@@ -47,7 +56,7 @@ export class SpiffeTlsCredentials extends ChannelCredentials {
   ): SecureConnector {
     return {
       connect: async (socket: Socket) => ({
-        socket: await secure(socket, this.#host, this.#tls),
+        socket: await secure(socket, this.#host, { ...this.#tls, keyExchange: this.#keyExchange }),
         secure: true,
       }),
       waitForReady: async () => undefined,
@@ -57,11 +66,14 @@ export class SpiffeTlsCredentials extends ChannelCredentials {
   }
 }
 
-async function secure(tcp: Socket, host: string, tls: ClientTls): Promise<TLSSocket> {
+type Handshake = ClientTls & { readonly keyExchange: KeyExchange };
+
+async function secure(tcp: Socket, host: string, tls: Handshake): Promise<TLSSocket> {
   const socket = connect(connectionOptions(tcp, host, tls));
   try {
-    await handshake(socket);
+    await handshake(socket, tls.keyExchange);
     verify(socket, tls);
+    tls.onKeyExchange?.(findNegotiatedGroup(socket));
     return socket;
   } catch (error) {
     socket.destroy();
@@ -69,11 +81,12 @@ async function secure(tcp: Socket, host: string, tls: ClientTls): Promise<TLSSoc
   }
 }
 
-function connectionOptions(socket: Socket, host: string, tls: ClientTls): ConnectionOptions {
+function connectionOptions(socket: Socket, host: string, tls: Handshake): ConnectionOptions {
   return {
     socket,
     ALPNProtocols: ['h2'],
     minVersion: 'TLSv1.3',
+    ecdhCurve: tls.keyExchange.ecdhCurve,
     // The verdict is `verify` below; the handshake itself always proves that the server holds the leaf's key.
     rejectUnauthorized: false,
     checkServerIdentity: () => undefined,
@@ -84,7 +97,7 @@ function connectionOptions(socket: Socket, host: string, tls: ClientTls): Connec
   };
 }
 
-function handshake(socket: TLSSocket): Promise<void> {
+function handshake(socket: TLSSocket, keyExchange: KeyExchange): Promise<void> {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(() => reject(failed('TLS handshake: no answer in time')), handshakeTimeoutMs);
     const settle = (outcome: () => void) => () => {
@@ -93,7 +106,11 @@ function handshake(socket: TLSSocket): Promise<void> {
     };
     socket.once('secureConnect', settle(resolve));
     // Stays: an error after the verdict must not go unheard before the HTTP/2 session listens.
-    socket.on('error', (cause) => settle(() => reject(failed('TLS handshake failed', cause)))());
+    socket.on('error', (cause) =>
+      settle(() =>
+        reject(failed('TLS handshake failed', keyExchange.findClientRefusal(cause) ?? cause.message)),
+      )(),
+    );
     socket.once(
       'close',
       settle(() => reject(failed('TLS handshake: the server closed the connection'))),
@@ -108,7 +125,7 @@ function verify(socket: TLSSocket, tls: ClientTls): void {
   tls.verifyServer(chain);
 }
 
-function failed(message: string, cause?: Error): AppError {
+function failed(message: string, why?: string): AppError {
   // grpc-js keeps only the text.
-  return new AppError('unavailable', cause === undefined ? message : `${message}: ${cause.message}`);
+  return new AppError('unavailable', why === undefined ? message : `${message}: ${why}`);
 }

@@ -10,9 +10,11 @@ import { AppError, errorText } from '../runtime/error.ts';
 import type { Logger } from '../runtime/log.ts';
 import type { LogLimiter } from '../runtime/log-limiter.ts';
 import type { Observable } from '../runtime/observable.ts';
+import type { PostQuantum } from '../runtime/tls-settings.ts';
 import { SpiffeId } from '../spiffe/spiffe-id.ts';
 import type { Certificate } from '../x509/certificate.ts';
 import type { FailureBudget } from './failure-budget.ts';
+import { KeyExchange } from './key-exchange.ts';
 import { peerChain } from './peer-chain.ts';
 import { PendingHandshakes } from './pending-handshakes.ts';
 import { type Acceptor, listenBacklog } from './unix-listener.ts';
@@ -53,6 +55,8 @@ interface TlsListenerOptions {
   /** Charged for what fails; while handshakes are scarce, addresses that have used it up get none. */
   readonly failures: FailureBudget;
   readonly handshakeTimeoutMs?: number;
+  /** `prefer` unless given. */
+  readonly postQuantum?: PostQuantum;
   readonly log: Logger;
   /** For what anybody can provoke. */
   readonly refusals: LogLimiter;
@@ -69,20 +73,21 @@ export async function listenTls(
   options: TlsListenerOptions,
   onConnection: (socket: TLSSocket, client: TlsClient) => void,
 ): Promise<Acceptor> {
-  const { identity, log } = options;
+  const { identity, log, postQuantum = 'prefer' } = options;
+  const keyExchange = new KeyExchange(postQuantum);
   const tls = createTlsServer({
-    ...contextOf(identity.value),
+    ...contextOf(identity.value, keyExchange),
     requestCert: true,
     // Without a certificate a client may come in; one with a bad certificate is told so, see `clientOf`.
     rejectUnauthorized: false,
     ALPNProtocols: ['h2'],
     handshakeTimeout: options.handshakeTimeoutMs ?? handshakeTimeoutMs,
   });
-  const server = acceptTcp(tls, options, onConnection);
+  const server = acceptTcp(tls, { ...options, keyExchange }, onConnection);
   await listening(server, options);
   const unsubscribe = identity.subscribe(() => {
     try {
-      tls.setSecureContext(contextOf(identity.value));
+      tls.setSecureContext(contextOf(identity.value, keyExchange));
     } catch (error) {
       log.error({ error }, 'the new TLS certificate cannot be used; the old one stays');
     }
@@ -99,10 +104,11 @@ export async function listenTls(
 /** Takes TCP connections itself, in front of Node's TLS server, to bound those that have not finished the handshake. */
 function acceptTcp(
   tls: TlsServer,
-  options: TlsListenerOptions,
+  options: TlsListenerOptions & { readonly keyExchange: KeyExchange },
   onConnection: (socket: TLSSocket, client: TlsClient) => void,
 ): Server {
   const { verifyClient, maxHandshakes, handshakeTimeoutMs: timeoutMs, refusals, failures } = options;
+  const { keyExchange } = options;
   const limits = { max: maxHandshakes, firstByteMs: Math.min(firstByteMs, timeoutMs ?? firstByteMs) };
   const handshakes = new PendingHandshakes(limits, {
     isSuspect: (address) => failures.waitMs(address) > 0,
@@ -115,7 +121,10 @@ function acceptTcp(
       ),
   });
   tls.on('tlsClientError', (error, socket) => {
-    refusals.write('debug', { error, address: addressOf(socket) }, 'TLS handshake failed');
+    const address = addressOf(socket);
+    const refusal = keyExchange.findServerRefusal(error);
+    if (refusal === undefined) refusals.write('debug', { error, address }, 'TLS handshake failed');
+    else refusals.write('info', { address, error: refusal }, 'TLS client refused', 'key exchange');
     // Node leaves it open when the handshake was too slow.
     socket.destroy();
   });
@@ -184,7 +193,7 @@ function requireOneUri({ uris }: Certificate): SpiffeId {
   }
 }
 
-function contextOf(identity: TlsIdentity | undefined): TlsOptions {
+function contextOf(identity: TlsIdentity | undefined, { ecdhCurve }: KeyExchange): TlsOptions {
   if (identity === undefined)
     throw new AppError('failed-precondition', 'there is no TLS certificate to listen with yet');
   // Without roots Node would fall back to those of the public web.
@@ -198,6 +207,7 @@ function contextOf(identity: TlsIdentity | undefined): TlsOptions {
     // A root of a bundle need not be self-signed.
     allowPartialTrustChain: true,
     minVersion: 'TLSv1.3',
+    ecdhCurve,
     // With no session store either, tickets cannot be used again.
     secureOptions: constants.SSL_OP_NO_TICKET,
   };

@@ -26,6 +26,7 @@ describe('the configuration of a server', () => {
       trustDomain: 'example.org',
       dataDir: '/var/lib/signet/server',
       listen: '0.0.0.0:8081',
+      tls: { postQuantum: 'prefer' },
       adminSocket: '/run/signet/server/admin.sock',
       authority: {
         subject: { organization: ['Signet'], country: [] },

@@ -3,6 +3,7 @@ import { onePlugin } from '../plugin-api/plugin.ts';
 import { duration, parseConfig } from '../runtime/config-file.ts';
 import { AppError, errorText } from '../runtime/error.ts';
 import { logSettings } from '../runtime/log-settings.ts';
+import { tlsSettings } from '../runtime/tls-settings.ts';
 import { SpiffeId, TrustDomain } from '../spiffe/spiffe-id.ts';
 import { keyTypes } from '../x509/signature.ts';
 import { type RotationTimes, requireOrder, requireRoom, timesOf } from './rotation-times.ts';
@@ -160,6 +161,7 @@ export const serverConfigSchema = z.strictObject({
     .string()
     .default('0.0.0.0:8081')
     .describe('HOST:PORT for agents and remote administrators: gRPC over TLS 1.3.'),
+  tls: tlsSettings.describe('TLS of `listen`; always 1.3.'),
   adminSocket: z
     .string()
     .default('/run/signet/server/admin.sock')

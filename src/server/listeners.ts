@@ -58,6 +58,7 @@ export function tlsListener(deps: Deps, onListening: (listener: GrpcListener) =>
       failures: new FailureBudget(clock, { perMinute }),
       limits: { ...listenerLimits(config), maxConnectionAgeMs: config.limits.connectionAge },
       identity: rooms.identity.tls,
+      postQuantum: config.tls.postQuantum,
       verifyClient: clientVerifier(rooms.bundles, clock),
     });
     onListening(listener);

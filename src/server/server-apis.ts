@@ -3,6 +3,7 @@ import type { KeyManager } from '../plugin-api/key-manager.ts';
 import { grpcHealthApi } from '../rpc/grpc-health-api.ts';
 import { type GrpcService, serviceOf } from '../rpc/handlers.ts';
 import { healthApi } from '../rpc/health-api.ts';
+import { KeyExchange } from '../rpc/key-exchange.ts';
 import { loggerApi } from '../rpc/logger-api.ts';
 import { withReflection } from '../rpc/reflection-api.ts';
 import { type Certificate, parsePemCertificates } from '../x509/certificate.ts';
@@ -29,8 +30,9 @@ export function serverApis(
   const { tokens } = store;
   const startedAtMs = clock.now();
   const keyManagers = keyManagersOf(parts);
-  const checks = async () =>
-    serverChecks({ authority, rotation, root: rooms.root, store, keyManagers, entries: index.size });
+  const listener = `${config.listen}, TLS 1.3, ${new KeyExchange(config.tls.postQuantum)}`;
+  const found = { authority, rotation, root: rooms.root, store, keyManagers, listener };
+  const checks = async () => serverChecks({ ...found, entries: index.size });
   const services = [
     agentApi({
       trustDomain,

@@ -17,6 +17,8 @@ export async function serverChecks(parts: {
   /** By the name of their check. */
   keyManagers: ReadonlyMap<string, KeyManager>;
   entries: number;
+  /** Where agents come in, and how; for people. */
+  listener: string;
 }): Promise<readonly HealthCheck[]> {
   const slot = parts.authority.active.value;
   const found: HealthCheck[] = [];
@@ -49,6 +51,7 @@ export async function serverChecks(parts: {
           nextStep: 'see the server log',
         }
       : { name: 'data store', state: 'ok', message: `${agents} agents, ${parts.entries} entries` },
+    { name: 'listener', state: 'ok', message: parts.listener },
   );
   return found;
 }

@@ -19,6 +19,7 @@ describe('a server', () => {
     expect(health.checks.map(({ name, message }) => [name, message])).toEqual([
       ['authority', expect.stringMatching(/^root expires .*, successor due /)],
       ['data store', '1 agents, 0 entries'],
+      ['listener', '127.0.0.1:0, TLS 1.3, post-quantum key exchange: prefer'],
     ]);
   });
 

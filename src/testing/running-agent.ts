@@ -40,13 +40,16 @@ export async function startAgent(
     readonly attestor?: typeof reattestable;
     /** Besides what every test agent has. */
     readonly settings?: Readonly<Record<string, unknown>>;
+    /** Besides what every test server has. */
+    readonly serverSettings?: Readonly<Record<string, unknown>>;
   } = {},
 ) {
   // In the past, so that certificates made by it later are valid by the clock of the machine too.
   const clock = new FakeClock(Date.now() - 50 * 60_000);
-  const { attestor } = options;
+  const { attestor, serverSettings = {} } = options;
   const server = await TestServer.start({
     clock,
+    settings: serverSettings,
     ...(attestor === undefined ? {} : { attestors: { test: attestor.server } }),
   });
   const gate = await TcpGate.before(server.address);

@@ -11,6 +11,7 @@ import type { ClientTls } from '../rpc/tls-credentials.ts';
 import type { TlsIdentity } from '../rpc/tls-listener.ts';
 import { Observable } from '../runtime/observable.ts';
 import type { Clock } from '../runtime/time.ts';
+import type { PostQuantum } from '../runtime/tls-settings.ts';
 import { Bundle } from '../spiffe/bundle.ts';
 import { type SpiffeId, TrustDomain } from '../spiffe/spiffe-id.ts';
 import { verifyX509Svid } from '../spiffe/x509-svid.ts';
@@ -62,6 +63,7 @@ export function tlsOf(identity: TestIdentity, intermediates: readonly TestIdenti
 export async function startTls(
   options: {
     readonly handshakeTimeoutMs?: number;
+    readonly postQuantum?: PostQuantum;
     readonly maxHandshakes?: number;
     readonly maxAnonymousConnections?: number;
     readonly maxConnectionsPerIdentity?: number;
