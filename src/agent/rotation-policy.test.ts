@@ -120,12 +120,16 @@ describe('the SVIDs to sign', () => {
     expect(dueSvids([await state('a', options)], issuedAtMs, undefined)[0]?.reason).toBe(reason);
   });
 
-  test('are those below a tainted root too, the most used first, before those that would be renewed', async () => {
+  test('are those below a tainted root too, the most used first, then by expiry, before those that would be renewed', async () => {
     const compromised = await TestTrustDomain.create();
     const by = compromised;
     const states = await Promise.all([
       state('renewal', { expiresInMs: 1_000, renewInMs: -1 }),
-      state('unused', { by, expiresInMs: 9_000 }),
+      state('unused-expires-late', { by, expiresInMs: 9_000 }),
+      state('unused-expires-soon', { by, expiresInMs: 8_000 }),
+      state('not-in-advance', { by, expiresInMs: 7_000, entry: { disableX509SvidPrefetch: true } }),
+      state('changed-too', { by, expiresInMs: 9_000, users: 2, entry: { x509SvidTtlSeconds: 60 } }),
+      state('expired', { by, expiresInMs: 0 }),
       state('sound', { expiresInMs: 9_000 }),
       state('used', { by, expiresInMs: 9_000, isWatched: true, users: 1 }),
       state('most-used', { by, expiresInMs: 9_000, isWatched: true, users: 7 }),
@@ -135,10 +139,14 @@ describe('the SVIDs to sign', () => {
     const bundle = both.withTainted([compromised.root.certificate.fingerprint]);
     expect(dueSvids(states, issuedAtMs, bundle).map(({ entry, reason }) => [entry.id, reason])).toEqual([
       ['waited-for', 'missing'],
-      ['most-used', 'tainted'],
-      ['used', 'tainted'],
-      ['unused', 'tainted'],
+      ['most-used', 'distrusted'],
+      ['changed-too', 'distrusted'],
+      ['used', 'distrusted'],
+      ['not-in-advance', 'distrusted'],
+      ['unused-expires-soon', 'distrusted'],
+      ['unused-expires-late', 'distrusted'],
       ['renewal', 'renewal'],
+      ['expired', 'missing'],
     ]);
   });
 

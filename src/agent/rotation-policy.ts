@@ -1,7 +1,7 @@
 import type { Bundle } from '../spiffe/bundle.ts';
 import type { RegistrationEntry } from '../spiffe/registration-entry.ts';
 import type { KeyType } from '../x509/signature.ts';
-import { isBelowTainted, taintedUrgency } from './tainted-svids.ts';
+import { distrustedUrgency, isDistrusted } from './tainted-svids.ts';
 import type { HeldSvid } from './workload-view.ts';
 
 /** A part of a lifetime, as shares from 0 to 1 counted from issuance. */
@@ -32,10 +32,10 @@ export function drawRenewalMs(options: {
 }
 
 /**
- * `missing`: never signed, or expired; `changed`: the entry says something else now; `tainted`: what signed it is not to
- * be used any more; `renewal`: its time has come.
+ * `missing`: never signed, or expired; `changed`: the entry says something else now; `distrusted`: what signed it is
+ * tainted, or gone from the bundle; `renewal`: its time has come.
  */
-export type DueReason = 'missing' | 'changed' | 'tainted' | 'renewal';
+export type DueReason = 'missing' | 'changed' | 'distrusted' | 'renewal';
 
 /** An SVID to be signed. */
 export interface DueSvid {
@@ -59,7 +59,7 @@ export interface SvidState {
 
 /**
  * The SVIDs to sign now, most urgent first: those a workload waits for (variants, which some callers want several of,
- * behind), then those below an authority that `bundle` calls tainted, the most used first, then by expiry, the earliest
+ * behind), then those below an authority that `bundle` distrusts, the most used first, then by expiry, the earliest
  * first; last the ones that are only made in advance.
  */
 export function dueSvids(
@@ -67,13 +67,15 @@ export function dueSvids(
   nowMs: number,
   bundle: Bundle | undefined,
 ): readonly DueSvid[] {
-  const due: (DueSvid & { readonly urgency: number })[] = [];
+  const due: (DueSvid & { readonly urgency: number; readonly endMs: number })[] = [];
   for (const state of states) {
     const reason = dueReason(state, nowMs, bundle);
     if (reason === undefined) continue;
-    due.push({ entry: state.entry, keyType: state.keyType, reason, urgency: urgencyOf(state, reason) });
+    const { entry, keyType, held } = state;
+    const endMs = held?.svid.notAfterMs ?? 0;
+    due.push({ entry, keyType, reason, urgency: urgencyOf(state, reason), endMs });
   }
-  due.sort((a, b) => a.urgency - b.urgency);
+  due.sort((a, b) => a.urgency - b.urgency || a.endMs - b.endMs);
   return due.map(({ entry, keyType, reason }) => ({ entry, keyType, reason }));
 }
 
@@ -83,15 +85,17 @@ function dueReason(
   bundle: Bundle | undefined,
 ): DueReason | undefined {
   if (entry.storeSvid) return undefined;
+  const isValid = held !== undefined && held.svid.notAfterMs > nowMs;
+  // Also what nobody uses now: the authority cannot be revoked while it is there.
+  if (isValid && isDistrusted(held.svid, bundle, nowMs)) return 'distrusted';
   if (entry.disableX509SvidPrefetch && !isWatched) return undefined;
-  if (held === undefined || held.svid.notAfterMs <= nowMs) return 'missing';
+  if (!isValid) return 'missing';
   if (saysSomethingElse(held.entry, entry)) return 'changed';
-  if (isBelowTainted(held.svid, bundle, nowMs)) return 'tainted';
   return held.renewAtMs <= nowMs ? 'renewal' : undefined;
 }
 
 function urgencyOf({ held, isWatched, isVariant, users }: SvidState, reason: DueReason): number {
-  if (reason === 'tainted') return taintedUrgency(users);
+  if (reason === 'distrusted') return distrustedUrgency(users);
   if (reason !== 'missing' && held !== undefined) return held.svid.notAfterMs;
   if (!isWatched) return Number.MAX_SAFE_INTEGER;
   return isVariant ? 1 : 0;

@@ -21,17 +21,26 @@ async function start(
   options: {
     readonly keyType?: KeyType;
     readonly paths?: readonly string[];
+    /** Which of them the workload is entitled to; else to all. */
+    readonly isGranted?: (path: string) => boolean;
+    /** Of the server. */
+    readonly settings?: Readonly<Record<string, unknown>>;
     /** Before each batch, with the types of its keys; an error that is returned is the answer to each of them. */
     readonly before?: (types: readonly string[]) => Promise<AppError | undefined>;
   } = {},
 ) {
   const { keyType = 'ec-p256', paths = ['/web'], before = async () => undefined } = options;
-  const server = await TestServer.start();
+  const { isGranted = () => true, settings = {} } = options;
+  const server = await TestServer.start({ settings });
   const { client, id } = await server.join();
   const { clock } = server;
   const cache = new SvidCache({ clock, keyType });
   const entries = paths.map((path) => ({
-    ...testEntry({ id: '', spiffeId: `spiffe://example.org${path}` }),
+    ...testEntry({
+      id: '',
+      spiffeId: `spiffe://example.org${path}`,
+      selectors: [isGranted(path) ? 'unix:uid:1000' : 'unix:uid:2000'],
+    }),
     parentId: id,
   }));
   await server.admin.entries.create(entries, call);
@@ -57,8 +66,63 @@ async function start(
   onTestFinished(() => signing.settled());
   const caller = cache.watch([parseSelector('unix:uid:1000')]);
   const identities = () => caller.view.value.identities;
-  return { cache, clock, signing, caller, asked, identities };
+  /** As an administrator does; the agent learns of it. */
+  const taint = async () => {
+    const { authorities } = server.admin;
+    const [old] = (await authorities.show(call)).authorities;
+    const { id: next } = await authorities.prepare({ newRoot: false, ...call });
+    await authorities.activate(next, call);
+    await authorities.taint(old?.id ?? '', { isUpstream: false, ...call });
+    cache.setBundle(await client.getBundle(call));
+  };
+  return { cache, clock, signing, caller, asked, identities, taint };
 }
+
+const manyPaths = (count: number) => Array.from({ length: count }, (_, i) => `/w${i}`);
+
+describe('SVIDs below a tainted authority', () => {
+  it('are replaced at once, those that a workload uses in the first batch, and then no more', async () => {
+    const isGranted = (path: string) => path === '/w149';
+    const { signing, cache, identities, taint } = await start({ paths: manyPaths(150), isGranted });
+    await signing.signDue(noAbort);
+    expect(cache.due()).toEqual([]);
+    const before = identities().map(({ svid }) => svid?.svid.leaf.fingerprint);
+    await taint();
+    expect(cache.due()).toHaveLength(150);
+    expect(await signing.signDue(noAbort, () => true)).toBe(false);
+    expect(cache.due()).toHaveLength(50);
+    const after = identities().map(({ svid }) => svid?.svid.leaf.fingerprint);
+    expect(after).toHaveLength(1);
+    expect(after).not.toEqual(before);
+    expect(await signing.signDue(noAbort, () => true)).toBe(true);
+    expect(cache.due()).toEqual([]);
+  });
+
+  it('are replaced no faster than the server allows all agents together', async () => {
+    const settings = { limits: { signing: { totalPerSecond: 50 } } };
+    const { signing, cache, clock, taint } = await start({ paths: manyPaths(200), settings });
+    const secondsOf = async (run: Promise<unknown>) => {
+      const startMs = clock.monotonic();
+      let isOver = false;
+      const over = run.then(() => {
+        isOver = true;
+      });
+      await eventually(async () => {
+        await clock.advance(isOver ? 0 : 100);
+        expect(isOver).toBe(true);
+      });
+      await over;
+      return (clock.monotonic() - startMs) / 1000;
+    };
+    await secondsOf(signing.signDue(noAbort));
+    await taint();
+    await clock.advance(10_000);
+    const seconds = await secondsOf(signing.signDue(noAbort));
+    expect(cache.due()).toEqual([]);
+    // 200 less the 50 and the debt of 50 that a full bucket allows.
+    expect(seconds).toBeGreaterThanOrEqual(2);
+  });
+});
 
 describe('a workload that wants other kinds of keys', () => {
   it('gets them from a real server, beside the usual one', async () => {
@@ -103,6 +167,28 @@ describe('a workload that wants other kinds of keys', () => {
     expect(after?.privateKeyPem).toBeDefined();
     expect(after?.privateKeyPem).not.toBe(before?.privateKeyPem);
   });
+});
+
+it('what the server refuses does not keep the rest from being signed', async () => {
+  let isRefused = true;
+  const { signing, cache, asked, identities } = await start({
+    paths: manyPaths(150),
+    before: async () => (isRefused ? new AppError('permission-denied', 'not these') : undefined),
+  });
+  const first = cache.due().slice(0, 100);
+  const isTimeUp = () => true;
+  await expect(signing.signDue(noAbort, isTimeUp)).rejects.toThrow('100 SVIDs could not be signed');
+  const refused = new Set(first.map(({ entry }) => entry.id));
+  const isTold = identities().filter(({ unsigned }) => unsigned?.has('ec-p256'));
+  expect(new Set(isTold.map(({ entry }) => entry.id))).toEqual(refused);
+  isRefused = false;
+  expect(await signing.signDue(noAbort, isTimeUp)).toBe(false);
+  expect(asked.map((types) => types.length)).toEqual([100, 100]);
+  const signed = identities().filter(({ svid }) => svid !== undefined);
+  expect(signed.filter(({ entry }) => !refused.has(entry.id))).toHaveLength(50);
+  expect(await signing.signDue(noAbort, isTimeUp)).toBe(true);
+  expect(cache.due()).toEqual([]);
+  expect(identities().filter(({ unsigned }) => unsigned !== undefined)).toEqual([]);
 });
 
 describe('RSA keys', () => {

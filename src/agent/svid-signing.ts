@@ -50,6 +50,8 @@ interface SigningRequest {
 export class SvidSigning {
   readonly #deps: Deps;
   readonly #settings: SigningSettings;
+  /** What the server refused in the last run, RSA keys apart. */
+  readonly #failed = new Set<string>();
   /** The run that makes RSA keys, while there is one. */
   #slow: Promise<void> | undefined;
   /** What ended the last such run early. */
@@ -63,15 +65,21 @@ export class SvidSigning {
   }
 
   /**
-   * Has the SVIDs signed that are due, and starts on those with RSA keys. Throws `unavailable` with the first failure
+   * Has the SVIDs signed that are due, and starts on those with RSA keys. Ends after the batch during which the time
+   * came for something else, and returns whether everything has been tried. Throws `unavailable` with the first failure
    * when there were any, of RSA keys those of the last run that is over.
    */
-  async signDue(signal: AbortSignal): Promise<void> {
+  async signDue(signal: AbortSignal, isTimeUp: () => boolean = () => false): Promise<boolean> {
     const due = this.#deps.cache.due();
     const failures = this.#startSlow(due.filter(isSlow), signal);
-    const quick = due.filter((one) => !isSlow(one));
-    for (let start = 0; start < quick.length && !signal.aborted; start += batchSize) {
-      const failed = await this.#sign(quick.slice(start, start + batchSize), signal);
+    const quick = this.#failedLast(due.filter((one) => !isSlow(one)));
+    this.#failed.clear();
+    let start = 0;
+    while (start < quick.length && !signal.aborted && (start === 0 || !isTimeUp())) {
+      const batch = quick.slice(start, start + batchSize);
+      start += batch.length;
+      const failed = await this.#sign(batch, signal);
+      for (const one of failed.keys()) this.#failed.add(keyOf(one));
       failures.push(...failed.values());
     }
     if (failures[0] !== undefined) {
@@ -80,6 +88,15 @@ export class SvidSigning {
         `${failures.length} SVIDs could not be signed, the first: ${failures[0]}`,
       );
     }
+    return start >= quick.length;
+  }
+
+  /** Else those that the server refuses, when they are many, would keep the rest from being tried. */
+  #failedLast(due: readonly DueSvid[]): readonly DueSvid[] {
+    const { false: others = [], true: failed = [] } = Object.groupBy(due, (one) =>
+      this.#failed.has(keyOf(one)) ? 'true' : 'false',
+    );
+    return [...others, ...failed];
   }
 
   /** Resolves when nothing is made beside the rounds any more. */
@@ -136,6 +153,7 @@ export class SvidSigning {
       }
     }
     cache.putSvids(held);
+    cache.noteUnsigned([...failures.keys()]);
     for (const { svid, keyType } of held) {
       log.debug(
         { spiffeId: svid.id.toString(), keyType, expiresAt: new Date(svid.notAfterMs) },

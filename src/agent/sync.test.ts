@@ -206,6 +206,49 @@ describe('a round', () => {
   });
 });
 
+describe('a round in which more is due than one batch', () => {
+  const testEntries = (count: number) =>
+    Array.from({ length: count }, (_, i) =>
+      testEntry({ id: `e${i}`, spiffeId: `spiffe://example.org/e${i}`, selectors: [`test:${i}`] }),
+    );
+
+  /** `signing` is called before each entry, with how many there were before. */
+  async function startSigning(count: number, signing: (before: number, running: Running) => Promise<void>) {
+    const signed: string[] = [];
+    const running = await start({ entries: testEntries(count), isAttested: false });
+    const { script } = running.server;
+    const { signEntry } = script;
+    script.signEntry = async (entry, csr) => {
+      const before = signed.push(entry.id) - 1;
+      await signing(before, running);
+      return signEntry(entry, csr);
+    };
+    await running.attest();
+    await until(() => signed.length > 0 && running.cache.due().length === 0, 'all are signed');
+    return { running, signed };
+  }
+
+  it('ends early for a workload that waits, whose SVID is in the next batch', async () => {
+    const { signed, running } = await startSigning(350, async (before, { cache }) => {
+      if (before === 150) cache.watch([parseSelector('test:349')]);
+    });
+    expect(signed.indexOf('e349')).toBe(200);
+    expect(signed).toHaveLength(350);
+    expect(running.clock.monotonic()).toBe(0);
+  });
+
+  it('ends after an interval, so that changes are seen meanwhile', async () => {
+    const { running, signed } = await startSigning(250, async (before, { clock, server }) => {
+      if (before % 100 === 0) await clock.advance(intervalMs);
+      if (before === 100) server.script.entries = server.script.entries.slice(0, 210);
+    });
+    expect(signed).toHaveLength(210);
+    const { calls } = running.server;
+    const round = ['GetBundle', 'SyncAuthorizedEntries', 'BatchNewX509SVID'];
+    expect(calls.filter((method) => method !== 'PostStatus')).toEqual([...round, ...round, ...round]);
+  });
+});
+
 describe('a workload that waits for an SVID', () => {
   it('starts a round at once', async () => {
     const onDemand = { ...web, disableX509SvidPrefetch: true };

@@ -130,7 +130,7 @@ export class Sync implements Service {
       await this.#attempt(() => this.#syncEntries(signal)),
     ];
     this.#federation.start(signal);
-    const signing = await this.#attempt(() => this.#signing.signDue(signal));
+    const signing = await this.#attempt(() => this.#sign(signal));
     if (signal.aborted) return false;
     const now = { sync: syncing.find((problem) => problem !== undefined), signing };
     if (now.sync === undefined) await this.#attempt(() => this.#postStatus(signal));
@@ -138,6 +138,14 @@ export class Sync implements Service {
     this.#problems = now;
     if (now.sync === undefined) this.#lastSyncMs = this.#deps.clock.now();
     return now.sync === undefined && now.signing === undefined;
+  }
+
+  /** For as long as an interval, or until somebody waits: thousands may be due at once, and changes come meanwhile. */
+  async #sign(signal: AbortSignal): Promise<void> {
+    const { clock } = this.#deps;
+    const endMs = clock.monotonic() + this.#settings.intervalMs;
+    const isTimeUp = () => this.#isWoken || clock.monotonic() >= endMs;
+    if (!(await this.#signing.signDue(signal, isTimeUp))) this.#isWoken = true;
   }
 
   /** The text of what went wrong, if anything; what it means for the agent's own identity is for that to decide. */

@@ -59,6 +59,16 @@ export interface SoftHsm {
 
 /** Makes a SoftHSM with the token `ca` in `dir`, and has `SOFTHSM2_CONF` name it until the test ends. */
 export async function softHsm(dir: string): Promise<SoftHsm> {
+  const before = process.env['SOFTHSM2_CONF'];
+  onTestFinished(() => {
+    if (before === undefined) delete process.env['SOFTHSM2_CONF'];
+    else process.env['SOFTHSM2_CONF'] = before;
+  });
+  return createSoftHsm(dir);
+}
+
+/** The same outside of tests: `SOFTHSM2_CONF` stays. */
+export async function createSoftHsm(dir: string): Promise<SoftHsm> {
   if (softHsmModule === undefined) throw new Error('SoftHSM 2 is not installed: apt-get install softhsm2');
   const tokenDir = join(dir, 'tokens');
   const pinFile = join(dir, 'pin');
@@ -67,12 +77,7 @@ export async function softHsm(dir: string): Promise<SoftHsm> {
   await writeFile(pinFile, `${pin}\n`, { mode: 0o600 });
   const conf = join(dir, 'softhsm2.conf');
   await writeFile(conf, `directories.tokendir = ${tokenDir}\nlog.level = ERROR\n`);
-  const before = process.env['SOFTHSM2_CONF'];
   process.env['SOFTHSM2_CONF'] = conf;
-  onTestFinished(() => {
-    if (before === undefined) delete process.env['SOFTHSM2_CONF'];
-    else process.env['SOFTHSM2_CONF'] = before;
-  });
   const initToken = async (label: string) => {
     await run('softhsm2-util', [
       '--init-token',
