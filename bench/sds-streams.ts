@@ -17,7 +17,7 @@ import { SpiffeId } from '../src/spiffe/spiffe-id.ts';
 import { Inspector, inspectable } from './sds/inspector.ts';
 import { type NodeSize, parseVariant } from './sds/protocol.ts';
 import type { Commands } from './sds/proxies.ts';
-import { busySeconds, cpuSeconds, machine, percentile, rssMiB } from './support.ts';
+import { busySeconds, cpuSeconds, Figures, machine, percentile, rssMiB } from './support.ts';
 
 const variant = parseVariant(process.argv[2] ?? 'sotw');
 const runs = Number(process.argv[3] ?? 3);
@@ -34,30 +34,6 @@ const rotations = 3;
 const deadlineMs = 60_000;
 /** For acknowledgements to be taken in, and garbage to be collected. */
 const settleMs = 500;
-
-/** Figures by name, one of each run; printed as their median. */
-class Figures {
-  readonly #rows = new Map<string, { unit: string; goal: string; values: number[] }>();
-
-  add(name: string, value: number, { unit = 'ms', goal = '' }: { unit?: string; goal?: string } = {}): void {
-    const row = this.#rows.get(name) ?? { unit, goal, values: [] };
-    row.values.push(value);
-    this.#rows.set(name, row);
-  }
-
-  print(): void {
-    for (const [name, { unit, goal, values }] of this.#rows) {
-      const all = values.length === 1 ? '' : `(${values.map(shown).join(', ')})`;
-      const median = `${shown(percentile(values, 0.5))} ${unit}`;
-      console.log(`${name.padEnd(58)} ${median.padStart(13)}  ${goal.padEnd(10)} ${all}`);
-    }
-  }
-}
-
-/** Three digits that matter. */
-function shown(value: number): string {
-  return value >= 100 ? value.toFixed(0) : value.toFixed(value >= 10 ? 1 : value >= 1 ? 2 : 3);
-}
 
 /** One process that has streams open. */
 class Client {

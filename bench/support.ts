@@ -23,6 +23,19 @@ export function cpuSeconds(pid: number): number {
   return used.reduce((sum, ns) => sum + ns, 0) / 1e9;
 }
 
+/** The processes that a process has started and that still run (proc(5), /proc/PID/task/TID/children). */
+export function childrenOf(pid: number): readonly number[] {
+  const texts = readdirSync(`/proc/${pid}/task`).map((id) =>
+    readFileSync(`/proc/${pid}/task/${id}/children`, 'utf8'),
+  );
+  return texts.flatMap((text) =>
+    text
+      .split(' ')
+      .filter((child) => child !== '')
+      .map(Number),
+  );
+}
+
 /** CPU time that the whole machine has used so far, in seconds (proc(5), the first line of /proc/stat). */
 export function busySeconds(): number {
   const [user = 0, nice = 0, system = 0, , , irq = 0, softIrq = 0] = readFileSync('/proc/stat', 'utf8')
@@ -37,4 +50,28 @@ export function busySeconds(): number {
 export function rssMiB(pid: number): number {
   const status = readFileSync(`/proc/${pid}/status`, 'utf8');
   return Number(/^VmRSS:\s+(\d+)/m.exec(status)?.[1] ?? Number.NaN) / 1024;
+}
+
+/** Figures by name, one of each run; printed as their median. */
+export class Figures {
+  readonly #rows = new Map<string, { unit: string; goal: string; values: number[] }>();
+
+  add(name: string, value: number, { unit = 'ms', goal = '' }: { unit?: string; goal?: string } = {}): void {
+    const row = this.#rows.get(name) ?? { unit, goal, values: [] };
+    row.values.push(value);
+    this.#rows.set(name, row);
+  }
+
+  print(): void {
+    for (const [name, { unit, goal, values }] of this.#rows) {
+      const all = values.length === 1 ? '' : `(${values.map(shown).join(', ')})`;
+      const median = `${shown(percentile(values, 0.5))} ${unit}`;
+      console.log(`${name.padEnd(58)} ${median.padStart(13)}  ${goal.padEnd(10)} ${all}`);
+    }
+  }
+}
+
+/** Three digits that matter. */
+function shown(value: number): string {
+  return value >= 100 ? value.toFixed(0) : value.toFixed(value >= 10 ? 1 : value >= 1 ? 2 : 3);
 }
