@@ -1,16 +1,12 @@
-import { writeFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { expect, it } from 'vitest';
-import { TestIdentity } from '../src/testing/certificates.ts';
+import { Company } from './support/company.ts';
 import { eventually } from './support/eventually.ts';
 import { Load } from './support/load.ts';
 import { startMesh } from './support/mesh.ts';
 import { describeWith } from './support/parts.ts';
-import type { Sandbox } from './support/sandbox.ts';
 import type { SignetServer } from './support/signet.ts';
 import { testSandbox } from './support/test-sandbox.ts';
 
-const hourMs = 3_600_000;
 const slow = { timeoutMs: 60_000, intervalMs: 500 };
 const times = { caTtl: '36s', x509SvidTtl: '6s', agentTtl: '6s' };
 
@@ -24,18 +20,6 @@ interface Shown {
 
 async function show(server: SignetServer): Promise<readonly Shown[]> {
   return JSON.parse(await server.admin('authority', 'x509', 'show', '-o', 'json')).authorities;
-}
-
-/** A company's intermediate below its root, in files. */
-async function companyFiles({ dir }: Sandbox) {
-  const validity = { notBeforeMs: Date.now() - hourMs, notAfterMs: Date.now() + 24 * hourMs };
-  const root = await TestIdentity.root('corp', { ...validity, uris: [] });
-  const issuing = await root.intermediate({ ...validity, uris: [], commonName: 'issuing' });
-  const [certFile, keyFile, bundleFile] = ['ca.pem', 'ca.key', 'roots.pem'].map((name) => join(dir, name));
-  writeFileSync(certFile!, issuing.certificate.toPem());
-  writeFileSync(keyFile!, issuing.privateKeyPem, { mode: 0o600 });
-  writeFileSync(bundleFile!, root.certificate.toPem());
-  return { certFile, keyFile, bundleFile };
 }
 
 describeWith({ envoy: true, linux: true }, 'real Envoys', () => {
@@ -84,7 +68,7 @@ describeWith({ envoy: true, linux: true }, 'real Envoys', () => {
   it('take chains of three below a company CA', { timeout: 60_000 }, async () => {
     const sandbox = await testSandbox();
     const { sidecars } = await startMesh(sandbox, {
-      server: { authority: times, upstreamAuthority: { disk: await companyFiles(sandbox) } },
+      server: { authority: times, upstreamAuthority: { disk: (await Company.create(sandbox)).config } },
       oneRequestPerConnection: true,
     });
     const load = Load.start({ url: sidecars.url, perSecond: 25 });

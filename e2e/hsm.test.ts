@@ -1,48 +1,18 @@
 import { X509Certificate } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { stringify } from 'yaml';
-import { describeWithSoftHsm, type SoftHsm, softHsm } from '../src/testing/soft-hsm.ts';
+import { describeWithSoftHsm } from '../src/testing/soft-hsm.ts';
 import { eventually } from './support/eventually.ts';
-import type { Sandbox } from './support/sandbox.ts';
+import { hsmIn, keyManagerOf, moduleProcessOf, takeTokenAway } from './support/hsm.ts';
 import { SignetServer, trySignet } from './support/signet.ts';
 import { testSandbox } from './support/test-sandbox.ts';
-
-/** The five lines of docs/hsm.md. */
-const keyManagerOf = (hsm: SoftHsm) => {
-  const { module, tokenLabel, pinFile } = hsm.config();
-  return { keyManager: { pkcs11: { module, tokenLabel, pinFile } } };
-};
-
-async function hsmIn(sandbox: Sandbox): Promise<SoftHsm> {
-  const dir = join(sandbox.dir, 'hsm');
-  mkdirSync(dir);
-  return softHsm(dir);
-}
 
 const health = (server: SignetServer) => trySignet(['health', '--socket', server.adminSocket]);
 const webOf = async (server: SignetServer) =>
   new X509Certificate((await server.mint('spiffe://example.org/web', { ttlSeconds: 600 })).cert);
-
-/** The process of this server that runs the module. */
-function workerOf(server: SignetServer): number {
-  const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name));
-  const found = pids.find((pid) => {
-    try {
-      const parent = /^PPid:\t(\d+)$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
-      return (
-        Number(parent) === server.process.pid &&
-        !/^State:\tZ/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'))
-      );
-    } catch {
-      return false;
-    }
-  });
-  if (found === undefined) throw new Error('the server has no such process');
-  return Number(found);
-}
 
 describeWithSoftHsm('a server with its keys in an HSM', () => {
   it('checks the token before it is used', async () => {
@@ -105,14 +75,13 @@ describeWithSoftHsm('a server with its keys in an HSM', () => {
     const sandbox = await testSandbox();
     const hsm = await hsmIn(sandbox);
     const server = await SignetServer.start(sandbox, { config: keyManagerOf(hsm) });
-    renameSync(hsm.tokenDir, `${hsm.tokenDir}.away`);
-    process.kill(workerOf(server), 'SIGKILL');
+    const putBack = takeTokenAway(hsm, server);
     await eventually('degraded', async () => {
       const { code, stdout } = await health(server);
       return code === 4 && /key manager\s+degraded\s+nothing can be signed: token "ca"/.test(stdout);
     });
     expect(await server.bundle()).toContain('BEGIN CERTIFICATE');
-    renameSync(`${hsm.tokenDir}.away`, hsm.tokenDir);
+    putBack();
     const back = performance.now();
     await eventually('signed', () => webOf(server), { timeoutMs: 20_000 });
     expect(performance.now() - back).toBeLessThan(5_000);
@@ -123,7 +92,7 @@ describeWithSoftHsm('a server with its keys in an HSM', () => {
     const sandbox = await testSandbox();
     const server = await SignetServer.start(sandbox, { config: keyManagerOf(await hsmIn(sandbox)) });
     for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
-      const worker = workerOf(server);
+      const worker = moduleProcessOf(server);
       await server.stop({ signal });
       await eventually('gone', () => !existsSync(`/proc/${worker}`));
       if (signal === 'SIGTERM') await server.start();

@@ -37,7 +37,7 @@ wanted_envoys='envoy'
 hsm_packages=''
 if [ "${1:-}" = test-parts ]; then
   wanted_envoys='envoy envoy-1.38 envoy-1.36'
-  hsm_packages='softhsm2 opensc swtpm tpm2-abrmd libtss2-tcti-tabrmd0 libtpm2-pkcs11-1 libtpm2-pkcs11-tools dbus g++'
+  hsm_packages='softhsm2 opensc swtpm tpm2-abrmd libtss2-tcti-tabrmd0 libtpm2-pkcs11-1 libtpm2-pkcs11-tools dbus g++ gnutls-bin'
 fi
 is_installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 envoy_is_there() { cmp -s "tools/$1.txt" ".cache/$1/envoy.txt"; }

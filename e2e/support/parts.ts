@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { describe, it } from 'vitest';
 import { envoyVersions, findEnvoy } from './checkout.ts';
 
@@ -5,6 +6,7 @@ const isThere = {
   envoy: () => findEnvoy() !== undefined,
   'older Envoys': () => envoyVersions.every((version) => findEnvoy(version) !== undefined),
   linux: () => process.platform === 'linux',
+  'a C compiler': () => spawnSync('cc', ['--version']).status === 0,
 } as const;
 
 /** Real parts that some tests need and some machines lack. */

@@ -51,12 +51,15 @@ class Role {
   protected readonly sandbox: Sandbox;
   readonly #role: 'server' | 'agent';
   readonly configPath: string;
+  /** What is started, with the configuration file as its last argument. */
+  protected program: readonly string[];
   #process: RunningProcess | undefined;
 
   protected constructor(sandbox: Sandbox, role: 'server' | 'agent', dir: string) {
     this.sandbox = sandbox;
     this.#role = role;
     this.configPath = join(dir, `${role}.yaml`);
+    this.program = [signetBinary, role, 'run', '--config'];
     this.adminSocket = join(dir, 'admin', 'admin.sock');
     this.dataDir = join(dir, 'data');
   }
@@ -75,8 +78,8 @@ class Role {
   /** Starts it with the configuration it has, and does not wait for anything. */
   async launch(env: Readonly<Record<string, string>> = {}): Promise<RunningProcess> {
     const name = `signet ${this.#role}`;
-    const args = [this.#role, 'run', '--config', this.configPath];
-    this.#process = await this.sandbox.start({ name, command: signetBinary, args, env });
+    const [command = '', ...args] = [...this.program, this.configPath];
+    this.#process = await this.sandbox.start({ name, command, args, env });
     return this.#process;
   }
 
@@ -120,6 +123,15 @@ export interface EntryRequest {
   readonly federatesWith?: readonly string[];
 }
 
+/** How a server is set up; `config` is laid over the configuration that is made here. */
+export interface ServerOptions {
+  readonly name?: string;
+  readonly trustDomain?: string;
+  readonly config?: object;
+  /** Started in place of `signet server run --config`, with the configuration file as its last argument. */
+  readonly program?: readonly string[];
+}
+
 /** A `signet server run` in a sandbox, on 127.0.0.1, at the same address also after a restart. */
 export class SignetServer extends Role {
   readonly address: string;
@@ -131,19 +143,25 @@ export class SignetServer extends Role {
     this.address = address;
   }
 
-  /** `config` is laid over the configuration that is made here. */
+  /** `prepare` and `start`. */
   static async start(
     sandbox: Sandbox,
-    {
-      name = 'server',
-      trustDomain = 'example.org',
-      config = {},
-      patience,
-    }: { name?: string; trustDomain?: string; config?: object; patience?: Patience | undefined } = {},
+    { patience, ...options }: ServerOptions & { readonly patience?: Patience | undefined } = {},
+  ): Promise<SignetServer> {
+    const server = await SignetServer.prepare(sandbox, options);
+    await server.start(patience);
+    return server;
+  }
+
+  /** A server that is configured and not started. */
+  static async prepare(
+    sandbox: Sandbox,
+    { name = 'server', trustDomain = 'example.org', config = {}, program }: ServerOptions = {},
   ): Promise<SignetServer> {
     const dir = join(sandbox.dir, name);
     await mkdir(dir, { recursive: true });
     const server = new SignetServer(sandbox, dir, trustDomain, `127.0.0.1:${await freePort()}`);
+    if (program !== undefined) server.program = program;
     await server.writeConfig({
       trustDomain,
       dataDir: server.dataDir,
@@ -151,8 +169,17 @@ export class SignetServer extends Role {
       adminSocket: server.adminSocket,
       ...config,
     });
-    await server.start(patience);
     return server;
+  }
+
+  /** Calls the administration API from this process, without the 0.5 s that a command takes. */
+  async call<T>(work: (client: AdminClient, signal: AbortSignal) => Promise<T>): Promise<T> {
+    const channel = unixChannel(this.adminSocket);
+    try {
+      return await work(new AdminClient(channel), AbortSignal.timeout(15_000));
+    } finally {
+      channel.close();
+    }
   }
 
   /** Runs an administration command on this server's socket. */
@@ -192,15 +219,11 @@ export class SignetServer extends Role {
   async mint(spiffeId: string, { ttlSeconds }: { ttlSeconds: number }): Promise<CertificateWithKey> {
     const key = await generatePrivateKey('ec-p256');
     const csr = await buildCsr({ signer: createSoftwareSigner(key), uris: [spiffeId] });
-    const channel = unixChannel(this.adminSocket);
-    try {
-      const signal = AbortSignal.timeout(5_000);
-      const chain = await new AdminClient(channel).svids.mintX509({ csr, ttlSeconds, signal });
-      const cert = chain.map((certificate) => certificate.toPem()).join('');
-      return { cert, key: key.export({ type: 'pkcs8', format: 'pem' }).toString() };
-    } finally {
-      channel.close();
-    }
+    const chain = await this.call(({ svids }) =>
+      svids.mintX509({ csr, ttlSeconds, signal: AbortSignal.timeout(5_000) }),
+    );
+    const cert = chain.map((certificate) => certificate.toPem()).join('');
+    return { cert, key: key.export({ type: 'pkcs8', format: 'pem' }).toString() };
   }
 
   async deleteEntry(id: string): Promise<void> {

@@ -10,9 +10,9 @@ const includes = join(root, 'node_modules/pkcs11js/includes/pkcs11');
 
 /**
  * What a call is to do instead of its work: return this code, hang, crash, take two seconds (`slow`); `flip` a bit of the signature, `final-try`
- * for C_GetTokenInfo, `made-but-lost` for C_GenerateKeyPair.
+ * for C_GetTokenInfo, `made-but-lost` for C_GenerateKeyPair, `close-all` sessions before C_SignInit.
  */
-export type Order = number | 'hang' | 'crash' | 'slow' | 'flip' | 'final-try' | 'made-but-lost';
+export type Order = number | 'hang' | 'crash' | 'slow' | 'flip' | 'final-try' | 'made-but-lost' | 'close-all';
 
 /** A SoftHSM behind a module that fails when it is told to: `faulty-pkcs11.c`. */
 export interface FaultyHsm extends SoftHsm {

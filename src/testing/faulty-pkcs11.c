@@ -6,6 +6,7 @@
  *   flip            a bit of the signature is turned over
  *   final-try       the token says that one more wrong PIN locks it
  *   made-but-lost   the pair of keys is made, and the call fails
+ *   close-all       all sessions are closed before C_SignInit does its work
  * Each call is noted in the file "calls".
  */
 #define _GNU_SOURCE
@@ -99,6 +100,10 @@ static CK_RV C_DestroyObject_(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE object
 }
 static CK_RV C_SignInit_(CK_SESSION_HANDLE session, CK_MECHANISM_PTR mechanism, CK_OBJECT_HANDLE key) {
   ORDERED(C_SignInit)
+  if (strcmp(what, "close-all") == 0) {
+    CK_SESSION_INFO info;
+    if (real->C_GetSessionInfo(session, &info) == CKR_OK) real->C_CloseAllSessions(info.slotID);
+  }
   return real->C_SignInit(session, mechanism, key);
 }
 static CK_RV C_Sign_(CK_SESSION_HANDLE session, CK_BYTE_PTR data, CK_ULONG length, CK_BYTE_PTR out, CK_ULONG_PTR size) {
