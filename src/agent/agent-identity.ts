@@ -115,6 +115,15 @@ export class AgentIdentity implements Service {
     }
   }
 
+  /** Notes that a call succeeded that only an accepted agent can make, and that was made as `svid`. */
+  noteAccepted(svid: X509Svid): void {
+    if (this.#standing.refusal === undefined || this.#deps.state.value?.svid !== svid) return;
+    this.#standing.accepted();
+    this.#problem = undefined;
+    this.#deps.log.info({ agentId: svid.id.toString() }, 'the server accepts the agent again');
+    this.#wakeUp();
+  }
+
   /** Keeps a newer bundle, on disk first. Throws `internal` for that of another trust domain. */
   setBundle(bundle: Bundle): Promise<void> {
     return this.#inTurn(async () => {

@@ -58,6 +58,22 @@ describe('a refusal by the server', () => {
     },
   );
 
+  it('is over when the server accepts the same identity again, such as once its clock is right', async () => {
+    const { clock, agent, server, before } = await attestedAgo(11 * minuteMs, { reattestable: false });
+    server.script.attest = () => {
+      throw new AppError('invalid-argument', 'the token has been used');
+    };
+    await refuse(agent, 'AGENT_EXPIRED');
+    await until(() => agent.identity.problem !== undefined && attestations(server) > 1, 'tried to attest');
+    agent.identity.noteAccepted(before.svid);
+    expect(agent.identity.problem).toBeUndefined();
+    const tried = attestations(server);
+    await clock.advance(5 * minuteMs);
+    expect(attestations(server)).toBe(tried);
+    await clock.advance(15 * minuteMs);
+    await until(() => server.calls.includes('RenewAgent'), 'renewed when that was due');
+  });
+
   it('is acted on once, however many calls report it', async () => {
     const { clock, agent, server, before } = await attestedAgo(11 * minuteMs);
     const { svid } = before;

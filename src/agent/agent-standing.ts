@@ -61,6 +61,11 @@ export class AgentStanding {
     return true;
   }
 
+  /** The server has accepted the identity since: its clock may have been ahead for a while. */
+  accepted(): void {
+    this.#refusal = undefined;
+  }
+
   banned(id: SpiffeId): void {
     this.#bannedId = id;
     this.#refusal = undefined;

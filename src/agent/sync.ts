@@ -204,11 +204,13 @@ export class Sync implements Service {
   }
 
   async #syncEntries(signal: AbortSignal): Promise<void> {
-    const { client, cache, state, log } = this.#deps;
+    const { client, identity, cache, state, log } = this.#deps;
+    const svid = state.value?.svid;
     const held = [...cache.entries.values()];
     const onInvalid = (id: string, error: AppError) =>
       log.warn({ entryId: id, error }, 'entry cannot be understood');
     const entries = await client().syncAuthorizedEntries(held, { signal, onInvalid });
+    if (svid !== undefined) identity.noteAccepted(svid);
     // Else a ban that came meanwhile would not last.
     if (state.value !== undefined) cache.setEntries(entries);
   }

@@ -1,4 +1,4 @@
-import type { AuthorityRecord, AuthorityStore, KeyJournal } from '../../plugin-api/data-store.ts';
+import type { AuthorityRecord, AuthorityStore } from '../../plugin-api/data-store.ts';
 import { AppError } from '../../runtime/error.ts';
 import type { Logger } from '../../runtime/log.ts';
 import type { Clock } from '../../runtime/time.ts';
@@ -14,7 +14,6 @@ import type { AuthorityRotation } from './rotation.ts';
 interface Deps {
   readonly trustDomain: TrustDomain;
   readonly journal: AuthorityStore;
-  readonly keys: KeyJournal;
   readonly bundles: KeptBundle;
   readonly authority: Pick<Authority, 'distrust'>;
   readonly rotation: Pick<AuthorityRotation, 'inTurn' | 'prepareNow' | 'activateNow'>;
@@ -190,7 +189,7 @@ export class AuthorityAdministration {
     { root, records }: Marked,
     { force, what }: { readonly force: boolean; readonly what: string },
   ): Promise<void> {
-    const { clock, log, onStep, keys } = this.#deps;
+    const { clock, log, onStep } = this.#deps;
     if (records.some(({ taintedAtMs }) => taintedAtMs === undefined)) {
       throw refused(`${what}: it is not possible to revoke an untainted root CA`);
     }
@@ -199,11 +198,7 @@ export class AuthorityAdministration {
     const revoked = records.map((record) => ({ ...record, revokedAtMs }));
     await this.#mark(revoked, (bundle) => bundle.withoutAuthorities([root.fingerprint]));
     onStep('revoked', 'signing');
-    // Its key has no work left. The next step of the rotation destroys it.
-    for (const { role, keyId, publicKey, state } of records) {
-      if (keyId !== '' && state === 'old')
-        await keys.retire({ role, keyId, publicKey, retiredAtMs: revokedAtMs });
-    }
+    // Its key has no work left: the rotation's next step retires and destroys it.
     log.warn(
       { subject: root.subjectText, force },
       'authority revoked: nothing it signed is trusted any more',

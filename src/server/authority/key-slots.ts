@@ -82,7 +82,7 @@ export class KeySlots {
     this.#spare = undefined;
   }
 
-  /** Destroys what was being made when a process ended, and what the journal lists as retired. */
+  /** Destroys what was being made when a process ended, what signed for a revoked authority, and what is retired. */
   async sweep(records: readonly AuthorityRecord[]): Promise<void> {
     const { journal, keyManager } = this.#deps;
     const claims = (await journal.claims()).filter(({ role }) => role === this.#role);
@@ -92,6 +92,10 @@ export class KeySlots {
       if (key === undefined || isOf(records, key)) await journal.unclaim(claim);
       else await this.#retire(key);
     }
+    const revoked = records.filter(
+      ({ role, state, revokedAtMs }) => role === this.#role && state === 'old' && revokedAtMs !== undefined,
+    );
+    if (revoked.length > 0) for (const key of (await this.keysOf(revoked)).values()) await this.#retire(key);
     await this.#destroyRetired();
   }
 

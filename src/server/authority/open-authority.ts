@@ -85,7 +85,6 @@ export function openAuthority(
   );
   const administration = new AuthorityAdministration({
     ...common,
-    keys: store.keys,
     authority,
     rotation,
     issued,
