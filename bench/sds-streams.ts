@@ -3,7 +3,7 @@
 // too.
 //
 //   make bench BENCH=sds-streams
-//   node bench/sds-streams.ts [sotw|delta|ads-sotw|ads-delta] [runs] [folder for profiles of the agent]
+//   [CLIENTS=10] node bench/sds-streams.ts [sotw|delta|ads-sotw|ads-delta] [runs] [folder for profiles of the agent]
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -23,8 +23,8 @@ const variant = parseVariant(process.argv[2] ?? 'sotw');
 const runs = Number(process.argv[3] ?? 3);
 const profiles = process.argv[4];
 
-/** As many Envoys; the agent keeps its books by process. */
-const clients = 10;
+/** As many Envoys; the agent keeps its books by process. One shares two cores with the agent without getting in its way. */
+const clients = Number(process.env['CLIENTS'] ?? 10);
 const connections = 5 * clients;
 const many = 2_000;
 const few = 200;
