@@ -10,13 +10,13 @@ import { SignetServer } from '../e2e/support/signet.ts';
 import { AdminClient } from '../src/clients/admin/admin-client.ts';
 import { ServerClient } from '../src/clients/server-client.ts';
 import { BatchCreateEntryResponse, EntryService } from '../src/gen/spire/api/server/entry/v1/entry.ts';
-import { EntryMask } from '../src/gen/spire/api/types/entry.ts';
 import { type ClientChannel, callUnary, openBidi, tlsChannel, unixChannel } from '../src/rpc/grpc-client.ts';
 import { entryToWire } from '../src/rpc/messages.ts';
 import { newEntry } from '../src/spiffe/registration-entry.ts';
 import { parseSelector } from '../src/spiffe/selector.ts';
 import { SpiffeId } from '../src/spiffe/spiffe-id.ts';
 import { verifyX509Svid } from '../src/spiffe/x509-svid.ts';
+import { spireAgentMask } from '../src/testing/spire-agent-mask.ts';
 import type { Certificate } from '../src/x509/certificate.ts';
 import { buildCsr } from '../src/x509/csr.ts';
 import { createSoftwareSigner, generatePrivateKey } from '../src/x509/signature.ts';
@@ -26,21 +26,6 @@ const count = Number(process.argv[2] ?? 10_000);
 const batchSize = 50;
 const rounds = 41;
 const signal = AbortSignal.timeout(600_000);
-
-/** What SPIRE's agents ask for (1.12 to 1.15). */
-const agentMask: EntryMask = {
-  ...EntryMask.decode(new Uint8Array(0)),
-  spiffeId: true,
-  selectors: true,
-  federatesWith: true,
-  admin: true,
-  downstream: true,
-  revisionNumber: true,
-  storeSvid: true,
-  hint: true,
-  createdAt: true,
-  additionalAttributes: true,
-};
 
 const undecoded = (bytes: Buffer) => bytes;
 const getAuthorized = { ...EntryService.getAuthorizedEntries, responseDeserialize: undecoded };
@@ -103,7 +88,7 @@ async function createAll(channel: ClientChannel, parentId: SpiffeId): Promise<re
 /** Reads revisions to the last page, and asks for nothing: all is known. Returns the bytes that came. */
 async function syncUnchanged(channel: ClientChannel): Promise<number> {
   const call = openBidi(channel, syncAuthorized, { signal });
-  call.send({ outputMask: agentMask, ids: [] });
+  call.send({ outputMask: spireAgentMask, ids: [] });
   let bytes = 0;
   for (let page = await call.next(); page !== undefined; page = await call.next()) {
     bytes += page.length;
@@ -164,7 +149,7 @@ try {
     return (await new AdminClient(channel).entries.list({ signal })).length;
   });
   await measure('GetAuthorizedEntries', server, async () => {
-    return (await callUnary(agent.channel, getAuthorized, { outputMask: agentMask })).length;
+    return (await callUnary(agent.channel, getAuthorized, { outputMask: spireAgentMask })).length;
   });
   await measure('SyncAuthorizedEntries, revisions', server, () => syncUnchanged(agent.channel));
   console.log(

@@ -34,6 +34,7 @@ function describesTpm(): void {
     return {
       open: () => openPkcs11(tpm.config(), { keyNamespace }),
       isDurable: true,
+      isExportable: false,
       withoutTypes: ['rsa-4096'],
     };
   });

@@ -11,10 +11,10 @@ import { TrustDomain } from '../spiffe/spiffe-id.ts';
 import { eventually } from '../testing/eventually.ts';
 import { FakeClock } from '../testing/fake-clock.ts';
 import { memoryLogger } from '../testing/grpc-listener.ts';
+import { runInTest } from '../testing/running-agent.ts';
 import { SpireServer } from '../testing/spire-server.ts';
 import { tempDir } from '../testing/temp-dir.ts';
 import { noAbort } from '../testing/test-server.ts';
-import { runAgent } from './agent.ts';
 import { agentConfigSchema } from './config.ts';
 
 const trustDomain = TrustDomain.parse('example.org');
@@ -56,15 +56,7 @@ async function start(options: Omit<Parameters<typeof SpireServer.start>[0], 'clo
     clock,
     log,
   } as const;
-  const stopping = new AbortController();
-  const ready = Promise.withResolvers<void>();
-  const running = runAgent(config, parts, { signal: stopping.signal, onReady: ready.resolve });
-  running.catch(ready.reject);
-  onTestFinished(() => {
-    stopping.abort();
-    return running;
-  });
-  await ready.promise;
+  await runInTest(config, parts);
   const channel = unixChannel(config.adminSocket);
   onTestFinished(() => channel.close());
   const health = async () => {

@@ -2,10 +2,11 @@ import type { Command } from 'commander';
 import { HealthService } from '../gen/signet/health/v1/health.ts';
 import { LoggerService as AgentLoggerService } from '../gen/spire/api/agent/logger/v1/logger.ts';
 import { LoggerService as ServerLoggerService } from '../gen/spire/api/server/logger/v1/logger.ts';
-import { type Logger, LogLevel as WireLevel } from '../gen/spire/api/types/logger.ts';
+import type { Logger, LogLevel as WireLevel } from '../gen/spire/api/types/logger.ts';
 import { type ClientChannel, callUnary } from '../rpc/grpc-client.ts';
+import { wireLogLevels } from '../rpc/logger-api.ts';
 import { AppError } from '../runtime/error.ts';
-import { type LogLevel, logLevels } from '../runtime/log.ts';
+import { logLevels } from '../runtime/log.ts';
 import { command, noun, parsedBy, withOutput } from './command.ts';
 import { type OutputFormat, print, printDocument } from './output.ts';
 import { type RoleOptions, withRole, withRoleOptions } from './role-socket.ts';
@@ -17,14 +18,6 @@ interface LogLevelOptions extends RoleOptions {
 
 /** What is done to the level, by the method of either role. */
 type Change = { readonly method: 'getLogger' | 'resetLogLevel' } | { readonly newLevel: WireLevel };
-
-const wireLevels = {
-  trace: WireLevel.TRACE,
-  debug: WireLevel.DEBUG,
-  info: WireLevel.INFO,
-  warn: WireLevel.WARN,
-  error: WireLevel.ERROR,
-} as const satisfies Record<LogLevel, WireLevel>;
 
 /** `signet log-level`: how much the running server or agent logs. */
 export function logLevelCommand(): Command {
@@ -69,10 +62,10 @@ function callLogger(
 
 function levelNamed(text: string): WireLevel {
   const level = logLevels.find((known) => known === text);
-  if (level !== undefined) return wireLevels[level];
+  if (level !== undefined) return wireLogLevels[level];
   throw new AppError('invalid-argument', `expected one of ${logLevels.join(', ')}`);
 }
 
 function nameOf(wire: WireLevel): string {
-  return logLevels.find((level) => wireLevels[level] === wire) ?? 'unknown';
+  return logLevels.find((level) => wireLogLevels[level] === wire) ?? 'unknown';
 }

@@ -8,7 +8,8 @@ import { AppError } from '../runtime/error.ts';
 import { type Logger, type LogLevel, logLevels } from '../runtime/log.ts';
 import { type GrpcService, serviceOf, unary } from './handlers.ts';
 
-const toWire = {
+/** Our levels as `spire.api.types.LogLevel`. */
+export const wireLogLevels = {
   trace: WireLevel.TRACE,
   debug: WireLevel.DEBUG,
   info: WireLevel.INFO,
@@ -18,7 +19,7 @@ const toWire = {
 
 /** Ours end at error: what SPIRE would still say at its two levels above is an error here. */
 const fromWire: ReadonlyMap<number, LogLevel> = new Map<number, LogLevel>([
-  ...logLevels.map((level) => [toWire[level], level] as const),
+  ...logLevels.map((level) => [wireLogLevels[level], level] as const),
   [WireLevel.FATAL, 'error'],
   [WireLevel.PANIC, 'error'],
 ]);
@@ -48,7 +49,7 @@ export function loggerApi(role: 'server' | 'agent', log: Logger): GrpcService {
 
 function wireLevel(level: string): WireLevel {
   const known = logLevels.find((candidate) => candidate === level);
-  return known === undefined ? WireLevel.UNSPECIFIED : toWire[known];
+  return known === undefined ? WireLevel.UNSPECIFIED : wireLogLevels[known];
 }
 
 function levelOf(wire: WireLevel): LogLevel {

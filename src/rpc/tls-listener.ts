@@ -13,6 +13,7 @@ import type { Observable } from '../runtime/observable.ts';
 import type { PostQuantum } from '../runtime/tls-settings.ts';
 import { SpiffeId } from '../spiffe/spiffe-id.ts';
 import type { Certificate } from '../x509/certificate.ts';
+import type { Caller } from './caller.ts';
 import type { FailureBudget } from './failure-budget.ts';
 import { KeyExchange } from './key-exchange.ts';
 import { peerChain } from './peer-chain.ts';
@@ -30,16 +31,7 @@ export interface TlsIdentity {
 export type VerifyClient = (chain: readonly Certificate[]) => SpiffeId;
 
 /** A client as TLS has proved it. */
-export type TlsClient =
-  | { readonly kind: 'anonymous'; readonly address: string }
-  | {
-      readonly kind: 'svid';
-      readonly id: SpiffeId;
-      readonly certificate: Certificate;
-      readonly address: string;
-    }
-  /** It holds the key of its certificate, but the certificate is not accepted. */
-  | { readonly kind: 'refused'; readonly refusal: AppError; readonly address: string };
+export type TlsClient = Extract<Caller, { readonly kind: 'anonymous' | 'svid' | 'refused' }>;
 
 const handshakeTimeoutMs = 10_000;
 /** A client speaks first (RFC 8446 §2): who connects and says nothing wants only the place. */

@@ -2,7 +2,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished } from 'vitest';
 import { type AgentParts, runAgent } from '../agent/agent.ts';
-import { agentConfigSchema } from '../agent/config.ts';
+import { type AgentConfig, agentConfigSchema } from '../agent/config.ts';
 import { HealthService } from '../gen/signet/health/v1/health.ts';
 import type { AgentNodeAttestor, ServerNodeAttestor } from '../plugin-api/node-attestor.ts';
 import { DiskKeyManager } from '../plugins/key-manager/disk.ts';
@@ -82,15 +82,7 @@ export async function startAgent(
     workloadAttestors: new Map([['unix', unix]]),
     peerIdentification: options.peerIdentification ?? 'SO_PEERPIDFD',
   };
-  const stopping = new AbortController();
-  const ready = Promise.withResolvers<void>();
-  const running = runAgent(config, parts, { signal: stopping.signal, onReady: ready.resolve });
-  running.catch(ready.reject);
-  onTestFinished(() => {
-    stopping.abort();
-    return running;
-  });
-  await ready.promise;
+  await runInTest(config, parts);
   const channel = unixChannel(config.adminSocket);
   onTestFinished(() => channel.close());
   const health = async () => {
@@ -125,4 +117,17 @@ export function healthyInTime(
     expect(report).toSatisfy(isSo);
     return report;
   });
+}
+
+/** Runs an agent until the test ends; returns once its sockets are open. Throws what made it stop before. */
+export async function runInTest(config: AgentConfig, parts: AgentParts): Promise<void> {
+  const stopping = new AbortController();
+  const ready = Promise.withResolvers<void>();
+  const running = runAgent(config, parts, { signal: stopping.signal, onReady: ready.resolve });
+  running.catch(ready.reject);
+  onTestFinished(() => {
+    stopping.abort();
+    return running;
+  });
+  await ready.promise;
 }

@@ -4,9 +4,10 @@ import { BundleService } from '../gen/spire/api/server/bundle/v1/bundle.ts';
 import { EntryService, type SyncAuthorizedEntriesResponse } from '../gen/spire/api/server/entry/v1/entry.ts';
 import { SVIDService } from '../gen/spire/api/server/svid/v1/svid.ts';
 import type { Bundle } from '../gen/spire/api/types/bundle.ts';
-import { type Entry, EntryMask } from '../gen/spire/api/types/entry.ts';
+import type { Entry, EntryMask } from '../gen/spire/api/types/entry.ts';
 import { parseCertificates } from '../x509/certificate.ts';
 import { Received } from './received.ts';
+import { spireAgentMask } from './spire-agent-mask.ts';
 import {
   chainOf,
   csrOf,
@@ -17,21 +18,6 @@ import {
 } from './spire-connection.ts';
 
 const maxCsrs = 500;
-
-/** What an agent of SPIRE 1.15 asks to have of an entry; `additional_attributes` is new with it. */
-const outputMask = {
-  ...EntryMask.decode(new Uint8Array(0)),
-  spiffeId: true,
-  selectors: true,
-  federatesWith: true,
-  admin: true,
-  downstream: true,
-  revisionNumber: true,
-  storeSvid: true,
-  hint: true,
-  createdAt: true,
-  additionalAttributes: true,
-};
 
 /** What a sync changed, as SPIRE counts it; `asked` is the number of ids in each request for whole entries. */
 export interface SpireSyncStats {
@@ -99,7 +85,9 @@ export class SpireAgent {
 
   /** As agents did before there was a stream: all entries in one answer. */
   async fetchEntries(): Promise<void> {
-    const { entries } = await this.#connection.unary(EntryService.getAuthorizedEntries, { outputMask });
+    const { entries } = await this.#connection.unary(EntryService.getAuthorizedEntries, {
+      outputMask: spireAgentMask,
+    });
     this.entries.clear();
     this.#take(entries);
   }
@@ -152,7 +140,7 @@ export class SpireAgent {
     const stream = this.#connection.stream(EntryService.syncAuthorizedEntries);
     const answers = new Received(stream);
     try {
-      stream.write({ outputMask, ids: [] });
+      stream.write({ outputMask: spireAgentMask, ids: [] });
       const first = await nextOrError(answers);
       // A first answer without revisions is taken for the whole list, whatever `more` says.
       return first.entryRevisions.length === 0

@@ -10,7 +10,7 @@ const open = (dataDir: string) => DiskKeyManager.open({ dataDir });
 
 describeKeyManager('disk', async () => {
   const dataDir = tempDir();
-  return { open: () => open(dataDir), isDurable: true };
+  return { open: () => open(dataDir), isDurable: true, isExportable: true };
 });
 
 describe('keys on disk', () => {

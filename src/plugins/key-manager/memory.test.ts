@@ -1,4 +1,8 @@
 import { describeKeyManager } from './conformance.ts';
 import { MemoryKeyManager } from './memory.ts';
 
-describeKeyManager('memory', async () => ({ open: async () => new MemoryKeyManager(), isDurable: false }));
+describeKeyManager('memory', async () => ({
+  open: async () => new MemoryKeyManager(),
+  isDurable: false,
+  isExportable: true,
+}));

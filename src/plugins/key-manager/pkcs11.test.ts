@@ -6,6 +6,6 @@ import { describeKeyManager } from './conformance.ts';
 describeWithSoftHsm('with SoftHSM', () => {
   describeKeyManager('pkcs11', async () => {
     const hsm = await softHsm(tempDir());
-    return { open: () => openPkcs11(hsm.config()), isDurable: true };
+    return { open: () => openPkcs11(hsm.config()), isDurable: true, isExportable: false };
   });
 });

@@ -4,27 +4,12 @@ import {
   type SyncAuthorizedEntriesRequest,
   SyncAuthorizedEntriesResponse,
 } from '../../gen/spire/api/server/entry/v1/entry.ts';
-import { EntryMask } from '../../gen/spire/api/types/entry.ts';
 import { entryToWire } from '../../rpc/messages.ts';
 import { systemClock } from '../../runtime/time.ts';
 import { testEntry } from '../../testing/registration-entry.ts';
+import { spireAgentMask } from '../../testing/spire-agent-mask.ts';
 import { EntryEncoder } from './entry-encoder.ts';
 import { syncAuthorizedEntries } from './entry-sync.ts';
-
-/** The mask that SPIRE's agents send. */
-const agentMask: EntryMask = {
-  ...EntryMask.decode(new Uint8Array(0)),
-  spiffeId: true,
-  selectors: true,
-  federatesWith: true,
-  admin: true,
-  downstream: true,
-  revisionNumber: true,
-  storeSvid: true,
-  hint: true,
-  createdAt: true,
-  additionalAttributes: true,
-};
 
 const entriesUpTo = (count: number) =>
   Array.from({ length: count }, (_, i) =>
@@ -72,7 +57,7 @@ function converse(count: number) {
 /** Syncs as SPIRE's agent does (spire.md §3.2); which of the entries it knows it is told by `knows`. */
 async function agentSyncs(count: number, knows: (index: number) => boolean = () => false) {
   const { requests, answers, next } = converse(count);
-  requests.send({ outputMask: agentMask });
+  requests.send({ outputMask: spireAgentMask });
   const first = await next();
   if (first.entryRevisions.length === 0) {
     expect(first.more).toBe(false);
@@ -132,7 +117,7 @@ describe('a sync of a SPIRE agent', () => {
 
   it('says of each entry when it was made and how often it was changed', async () => {
     const { requests, next } = converse(501);
-    requests.send({ outputMask: agentMask });
+    requests.send({ outputMask: spireAgentMask });
     const pages = [await next(), await next()];
     expect(pages.map(({ more }) => more)).toEqual([true, false]);
     expect(pages.map(({ entryRevisions }) => entryRevisions.length)).toEqual([500, 1]);
@@ -153,7 +138,7 @@ it('leaves an agent with exactly what it may have, whatever it held before and h
   await fc.assert(
     fc.asyncProperty(anyCount, held, fc.integer({ min: 100, max: 700 }), async (count, holds, perRequest) => {
       const { requests, answers, next } = converse(count);
-      requests.send({ outputMask: agentMask });
+      requests.send({ outputMask: spireAgentMask });
       const known = new Map(
         entriesUpTo(count)
           .filter((_, i) => i % holds.every === 0)
@@ -192,8 +177,8 @@ it('leaves an agent with exactly what it may have, whatever it held before and h
 describe('the conversation', () => {
   it.each([
     { name: 'begins with ids', first: { ids: ['entry-0001'] } },
-    { name: 'begins with ids and a mask', first: { ids: ['entry-0001'], outputMask: agentMask } },
-    { name: 'leaves the revision out', first: { outputMask: { ...agentMask, revisionNumber: false } } },
+    { name: 'begins with ids and a mask', first: { ids: ['entry-0001'], outputMask: spireAgentMask } },
+    { name: 'leaves the revision out', first: { outputMask: { ...spireAgentMask, revisionNumber: false } } },
   ])('is refused when it $name', async ({ first }) => {
     const { requests, next } = converse(3);
     requests.send(first);
